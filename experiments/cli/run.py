@@ -19,8 +19,9 @@ from experiments.config.validate import check_config
 from experiments.core.console import Display, make_console
 from experiments.core.errors import InputError
 from experiments.launch.attempt_monitor import RunResult
+from experiments.launch.own_launcher import uses_scheduler
 from experiments.launch.run_here import check_here
-from experiments.launch.run_trial import prestart, uses_scheduler
+from experiments.launch.run_trial import prestart
 from experiments.launch.run_trial import run as run_trial
 from experiments.run.metrics import REPEATABLE
 from experiments.run.rank_reports import HAS_TRACEBACK

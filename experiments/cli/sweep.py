@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from experiments.components.instantiate import instantiate
 from experiments.config.allowlist import trusted
 from experiments.core.console import make_console
-from experiments.launch.run_trial import uses_scheduler
+from experiments.launch.own_launcher import complete_executor, uses_scheduler
 from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec, read
@@ -164,7 +164,8 @@ def _show_dry_run(draft: SweepDraft) -> int:
     folder = resolve_runs_dir(draft.experiment.config) / str(values["name"])
     provenance = {"worker_module": WORKER_MODULE, "worker_options": WORKER_OPTIONS}
     pool = make_pool(folder, draft.templates, worker, values, max(1, todo), provenance)
-    executor: Executor = instantiate(config["launcher"], "launcher", draft.templates.trust)
+    launcher = instantiate(config["launcher"], "launcher", draft.templates.trust)
+    executor = complete_executor(launcher, config["launcher"]["_target_"])
     print(executor.describe(pool))
     print(f"\n{_cost(pool, executor, todo)}", file=sys.stderr)
     return 0

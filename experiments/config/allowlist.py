@@ -25,6 +25,8 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PLACES = {
     "launchers.": "launcher",
     "experiments.tracking.trackers.": "tracking",
+    "experiments.sweep.strategies.": "strategy",
+    "experiments.sweep.pruners.": "pruner",
 }
 """The groups of Lathe's components outside `modules`."""
 OWN = ("modules.", *PLACES)

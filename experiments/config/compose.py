@@ -41,6 +41,8 @@ from experiments.core.secrets import find_secret_keys
 MAY_BE_EMPTY = "experiment"
 MAY_BE_SEVERAL = ("tracking", "callback", "gradient")
 """Groups of which a list of options can be chosen, such as ``tracking=[sqlite,tensorboard]``."""
+OF_SWEEPS = ("strategy", "pruner")
+"""Groups whose options a sweep chooses, not an experiment."""
 _HYDRA_LOCK = threading.Lock()
 
 
@@ -313,6 +315,8 @@ def _describe_composition_error(err: Exception, chosen: Sequence[str], draft: Co
         outer, _, package = group.partition("@")
         if override_text is None and package.endswith(f".{outer}"):
             return f"{where} cannot choose '{outer}'; make `# @package _global_` the first line of its file"
+        if group in OF_SWEEPS:
+            return f"{override_text or where} is a setting of a sweep; write `sweep.{override_text or f'{group}=...'}`"
         return f"{override_text or where}: the configuration has no group '{group}'; {did_you_mean(group, draft.groups, lists())}"
     twice = re.match(r"Multiple values for (\S+)\.", text)
     if twice:

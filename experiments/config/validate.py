@@ -26,6 +26,7 @@ ROOT = "experiments.config.schema.ExperimentSchema"
 MAX_SUGGESTIONS = 100
 MARKS = ("_target_", "_partial_")
 METHODS = {"launcher": ("launch", "submit"), "tracking": ("log_metrics",)}
+METHODS |= {"strategy": ("ask",), "pruner": ("should_prune",)}
 """A user's class for one of these groups has one of these methods."""
 PLURALS = {"tracking.trackers": "tracking", "callback": "callback", "gradient": "gradient"}
 """The group of the components in a map or list of the schema."""

@@ -19,6 +19,7 @@ from experiments.core.atomic import write_text
 from experiments.core.console import Display
 from experiments.core.errors import InputError
 from experiments.launch.attempt_monitor import AttemptMonitor, RunResult, finish_sync
+from experiments.launch.own_launcher import LOCAL_LAUNCHER, check_launcher, complete_handle
 from experiments.launch.run_here import check_here, select_error, train_here
 from experiments.launch.stop import kill_limit_s
 from experiments.plan.plan import Plan, make_plan
@@ -32,17 +33,10 @@ POLL_S = 0.05
 SYNC_TIMEOUT_S = 600.0
 SYNC_AFTER_STOP_S = 3.0
 """How long to show the sync of a run that was asked to stop; it goes on in the background."""
-LOCAL_LAUNCHER = "launchers.local.Local"
-
-
-def uses_scheduler(config: Mapping[str, Any]) -> bool:
-    """Return whether even a single run goes to a scheduler."""
-    return bool(config["launcher"]["_target_"] != LOCAL_LAUNCHER and "dry_run" in config["launcher"])
 
 
 def _make_launcher(node: dict[str, Any], trust: Sequence[str] = ()) -> Launcher:
-    launcher: Launcher = instantiate(node, "launcher", trust)
-    return launcher
+    return check_launcher(instantiate(node, "launcher", trust), node["_target_"])
 
 
 def prestart() -> Launcher:
@@ -91,8 +85,8 @@ def run(
         hardware = config["hardware"]
         spec = AttemptSpec(trial.folder, monitor.attempt, packages, hardware["nodes"], hardware["devices_per_node"])
         try:
-            handle: Handle = launcher.launch(spec)
-        except LaunchError:
+            handle = complete_handle(launcher.launch(spec), config["launcher"]["_target_"])
+        except (LaunchError, InputError):
             shutil.rmtree(monitor.folder)
             raise
         (trial.folder / "outcome.json").unlink(missing_ok=True)

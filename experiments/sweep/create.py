@@ -17,7 +17,8 @@ from experiments.core.errors import InputError, PlanError
 from experiments.sweep.expand import expand_point
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec
-from experiments.sweep.sweep import ADAPTIVE, Sweep
+from experiments.sweep.strategies.make_strategy import is_adaptive, make_pruner, make_strategy
+from experiments.sweep.sweep import Sweep
 from experiments.sweep.templates import Template, Templates, check_links
 from experiments.trial.code_copy import CODE, copy_packages
 from experiments.trial.trial import create_run_folder, make_provenance, resolve_runs_dir, to_yaml
@@ -57,6 +58,9 @@ def prepare(
     """
     templates, experiment = _compose_all(spec, config_dirs, trust, experiment)
     check_trackers(experiment.config, trusted(trust))
+    make_strategy(spec.values["strategy"], trusted(trust))  # an error in it is reported now
+    if spec.values["pruner"]:
+        make_pruner(spec.values["pruner"], trusted(trust))
     trials = list(_list_trials(spec, templates, LedgerState()))
     return SweepDraft(spec, experiment, templates, trials)
 
@@ -93,7 +97,7 @@ def _list_trials(spec: SweepSpec, templates: Templates, ledger_state: LedgerStat
     """
     problems: dict[str, list[str]] = {}
     num_points = 0
-    is_adaptive = spec.values["strategy"]["name"] in ADAPTIVE  # then the points are only checked
+    is_asked = is_adaptive(spec.values["strategy"])  # then the points are only checked
     known = {entry.id for entry in ledger_state.entries.values()}
     reusable = _find_reusable(templates, spec.values) if spec.values["reuse"] else {}
     numbers = {_as_key(entry.values): entry.point for entry in ledger_state.entries.values()}
@@ -101,7 +105,7 @@ def _list_trials(spec: SweepSpec, templates: Templates, ledger_state: LedgerStat
         point = numbers.setdefault(_as_key(values), len(numbers))
         try:
             for trial in expand_point(spec.values, templates, ledger_state, point, values):
-                if trial["trial"].partition("-")[0] not in known and not is_adaptive:
+                if trial["trial"].partition("-")[0] not in known and not is_asked:
                     known.add(trial["trial"])
                     yield {**trial, "reused": trial["reused"] or reusable.get(trial["trial"])}
         except PlanError as err:
@@ -182,7 +186,7 @@ def extend(sweep: Sweep, overrides: Sequence[str], trust: Sequence[str] = ()) ->
             )
             raise InputError([message])
         return 0
-    extended = spec.extend(overrides, provenance["config_dirs"])
+    extended = spec.extend(overrides, provenance["config_dirs"], sweep.trust)
     before = sweep.templates()
     # Folders that are trusted matter only here: what is composed once stays in the templates.
     composed, _ = (

@@ -1,20 +1,19 @@
-"""Optuna's samplers: points of a search space, and the sampler of each strategy."""
+"""Points of a search space as Optuna's parameters, and the sampler of a study."""
 
 from __future__ import annotations
 
 import json
-import random
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial
 
-from experiments.sweep.space import Choice, Dimension, Interval, Space, is_conditional, list_values
+from experiments.sweep.space import Choice, Dimension, Space, list_values
+from experiments.sweep.strategies.base import Strategy
+from experiments.sweep.strategies.model_based import ModelBased
 
 MAX_DRAWS = 50
 """Draws for each point; after these a small space is considered exhausted."""
@@ -52,6 +51,16 @@ def to_optuna(space: Space, point: Mapping[str, Any]) -> tuple[dict[str, Any], d
         params[name] = _label(value) if isinstance(dimension, Choice) else value
         distributions[name] = _distribution(dimension)
     return params, distributions
+
+
+def find_fault(space: Space, point: Mapping[str, Any]) -> str | None:
+    """Why a point that a strategy chose is not in the space; None if it is."""
+    names = _fill(space, lambda name, dimension: point.get(name.partition(" (")[0]))
+    if missing := [key for key in names if key not in point]:
+        return f"it has no value for {', '.join(missing)}"
+    known = {name.partition(" (")[0] for name, _, _ in _match(space, point)}
+    outside = [f"{key}={value!r}" for key, value in point.items() if key not in known]
+    return f"{', '.join(outside)} is not in the space" if outside else None
 
 
 def _fill(space: Space, suggest: Callable[[str, Dimension], Any], condition: str = "") -> dict[str, Any]:
@@ -124,17 +133,18 @@ class PerTrialSampler(BaseSampler):
     A sampler therefore has no history, and a worker that restarts draws the same point as one that does not.
     """
 
-    def __init__(self, strategy: Mapping[str, Any], space: Space) -> None:
+    def __init__(self, strategy: Strategy, space: Space) -> None:
         """
         Args:
-            strategy: by the keys of `experiments.config.schema.StrategySchema`.
+            strategy: of the sweep; only a `ModelBased` one samples.
             space: of the sweep.
         """
         self._strategy, self._space = strategy, space
         self._inner: BaseSampler = RandomSampler()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._inner = _sampler(self._strategy, self._space, trial.number)
+        if isinstance(self._strategy, ModelBased):
+            self._inner = self._strategy.make_sampler(self._space, trial.number)
         self._inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -149,23 +159,3 @@ class PerTrialSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
-
-
-def _sampler(strategy: Mapping[str, Any], space: Space, number: int) -> BaseSampler:
-    seed = random.Random(f"{strategy['seed']}/{number}").getrandbits(31)
-    name, startup = strategy["name"], strategy["startup_points"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        if name == "tpe":  # constant_liar treats running trials as bad, so that concurrent points differ
-            group = is_conditional(space)
-            return TPESampler(n_startup_trials=startup, seed=seed, multivariate=True, group=group, constant_liar=True)
-        if name == "cmaes":
-            margin = any(
-                isinstance(dimension, Interval) and dimension.count() is not None for dimension in space.values()
-            )
-            return CmaEsSampler(
-                n_startup_trials=startup, seed=seed, warn_independent_sampling=False, with_margin=margin
-            )
-        if name == "gp":
-            return GPSampler(n_startup_trials=startup, seed=seed, warn_independent_sampling=False)
-    return RandomSampler(seed=seed)

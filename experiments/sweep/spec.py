@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from experiments.config import options
+from experiments.config.allowlist import trusted
 from experiments.config.rules.base import ConfigView
 from experiments.config.rules.trusted_files import TrustedFiles
 from experiments.config.source_map import SourceMap
@@ -28,7 +29,6 @@ from experiments.sweep.space import (
     combine_group_options,
     count_points,
     fix_key,
-    grid_points,
     join_values,
     list_keys,
     replace_values,
@@ -38,19 +38,16 @@ from experiments.sweep.space import (
     to_yaml,
 )
 from experiments.sweep.space_parser import SpaceParser, explain_syntax_error, parse
+from experiments.sweep.spec_defaults import DEFAULTS, drop_nulls, fill_defaults
+from experiments.sweep.strategies.listed import Grid, RandomSearch
+from experiments.sweep.strategies.make_strategy import expand_option, is_adaptive, make_strategy
 from experiments.sweep.sweep_files import find_foreign_settings, find_sweep_file, read_sweep_file
 from experiments.sweep.templates import read_spec
 
 SCHEMA = "experiments.config.schema.SweepSchema"
 FILE = "sweep.yaml"
-DEFAULTS: dict[str, Any] = {
-    "name": None, "description": None, "base": [], "space": {}, "points": [],
-    "strategy": {"name": "grid", "seed": 0, "startup_points": 10}, "pruner": None,
-    "metric": "val/accuracy_top1", "mode": "max", "num_seeds": 1,
-    "budget": {"max_points": None, "wall_h": None, "device_h": None}, "max_attempts": 5, "reuse": False,
-}  # fmt: skip
-FACTOR = 3
-"""Default reduction factor of a pruner."""
+PARTS = ("strategy", "pruner")
+"""The components of a spec."""
 EXTENDABLE = ("description", "num_seeds", "budget", "max_attempts", "reuse")
 """Keys that may change after the sweep has started, because they do not change its trials."""
 MAX_NAME_LENGTH = 60
@@ -85,16 +82,14 @@ class SweepSpec:
 
     def preview_points(self) -> Iterator[dict[str, Any]]:
         """The points that are known before any has run; for an adaptive strategy, a few that it may choose."""
-        name, most = self.values["strategy"]["name"], self.values["budget"]["max_points"]
-        if name == "grid":
-            return islice(grid_points(self.space), most)
-        if name == "list":
+        most = self.values["budget"]["max_points"]
+        if self.values["strategy"]["name"] == "list":
             return islice(self._listed_points(), most)
-        if name == "random":
-            from experiments.sweep.samplers import draw_random_points
-
-            return iter(draw_random_points(self.space, most, self.values["strategy"]["seed"]))
-        return sample_points(self.space)
+        if is_adaptive(self.values["strategy"]):
+            return sample_points(self.space)
+        strategy = make_strategy(self.values["strategy"])
+        assert isinstance(strategy, (Grid, RandomSearch))
+        return strategy.list_points(self.space, most)
 
     def choices(self, groups: Mapping[str, Any]) -> list[dict[str, str]]:
         """All combinations of group options that points have. A configuration is composed for each."""
@@ -122,12 +117,15 @@ class SweepSpec:
         values["strategy"].pop("storage", None)  # a key of sweeps from before 0.1.0
         return cls(values, parse(values["space"]))
 
-    def extend(self, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> SweepSpec:
+    def extend(
+        self, overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), trust: Sequence[str] = ()
+    ) -> SweepSpec:
         """Add values, points, seeds or budget to the spec of a sweep that has started.
 
         Args:
             overrides: ``optimizer.lr=0.3,1`` adds two values; of the keys ``sweep.KEY`` only `EXTENDABLE`.
             config_dirs: folders with further groups and options.
+            trust: packages whose classes `_target_` may name.
 
         Raises:
             InputError: an override changes anything else.
@@ -143,7 +141,7 @@ class SweepSpec:
             draft.problems.append(
                 f"sweep.strategy.name={name} has measured this space; start another sweep to change it"
             )
-        return draft.finish(may_be_single=True)
+        return draft.finish(may_be_single=True, trust=trust)
 
 
 @dataclass
@@ -164,7 +162,7 @@ class _SpecDraft:
     ) -> _SpecDraft:
         """Start from the content of a file."""
         draft = cls(node, groups, source_map or SourceMap())
-        for name in ("strategy", "pruner"):
+        for name in PARTS:
             if isinstance(node.get(name), str):  # short form: the name alone
                 node[name] = {"name": node[name]}
                 draft.source_map.copy(f"sweep.{name}", f"sweep.{name}.name")
@@ -255,12 +253,14 @@ class _SpecDraft:
             self.source_map.add_override(key, value, override.partition("=")[2])
 
     def finish(
-        self, *, may_be_single: bool, find_base_problems: Callable[[list[str]], list[str]] = lambda base: []
-    ) -> SweepSpec:
+        self, *, may_be_single: bool, trust: Sequence[str] = (),
+        find_base_problems: Callable[[list[str]], list[str]] = lambda base: [],
+    ) -> SweepSpec:  # fmt: skip
         """Add the defaults, and check everything.
 
         Args:
             may_be_single: whether nothing has to vary.
+            trust: packages whose classes `_target_` may name.
             find_base_problems: of the experiment with these overrides; called only if the spec has problems itself.
 
         Raises:
@@ -269,12 +269,20 @@ class _SpecDraft:
         from experiments.sweep.spec_rules import RuleContext, find_problems, remove_old_keys
 
         self.problems += remove_old_keys(self.values, self.source_map)
+        for part in PARTS:
+            self.values |= {part: expand_option(part, self.values[part], self.groups)} if part in self.values else {}
         values = self.values = fill_defaults(self.values, self.space)
-        validation = Validation(self.source_map, (), self.groups)
+        validation = Validation(self.source_map, trusted(trust), self.groups)
         frozen = to_yaml(self.space)
         for secret in find_secret_keys({**values, "space": frozen}, "sweep"):
             validation.report_secret(secret)
+        own = {part: values[part] for part in PARTS if isinstance(values[part], dict) and "_target_" in values[part]}
+        values |= {part: DEFAULTS[part] for part in own}
         validation.check_fields(values, SCHEMA, "sweep.")
+        for part, node in own.items():
+            values[part] = {name: value for name, value in node.items() if name != "name"}
+            validation.check_component(values[part], f"sweep.{part}", frozenset({part}))
+            values[part]["name"] = node["name"]
         context = RuleContext(
             ConfigView(values, ()), self.space, list(self.groups), self.source_map, may_be_single or bool(self.problems)
         )
@@ -303,24 +311,6 @@ def _is_of_experiment(override: Any) -> bool:
 
 def _key_of(override: Any) -> str:
     return str(override).lstrip("+~").partition("=")[0]
-
-
-def _drop_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the known keys that are null, which stands for the default; unknown keys are reported later."""
-    return {key: value for key, value in values.items() if value is not None or key not in DEFAULTS}
-
-
-def fill_defaults(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
-    """Add the defaults of missing keys."""
-    filled = {**deepcopy(DEFAULTS), **_drop_nulls(values)}
-    for name in ("strategy", "budget"):
-        if isinstance(filled[name], dict):
-            filled[name] = {**DEFAULTS[name], **filled[name]}
-    if isinstance(filled["pruner"], dict):
-        filled["pruner"] = {"factor": FACTOR, **filled["pruner"]}
-    if filled["points"] and not space and values.get("strategy") is None:
-        filled["strategy"] = {**DEFAULTS["strategy"], "name": "list"}
-    return filled
 
 
 def _find_base_problems(config_dirs: Sequence[str | Path], trust: Sequence[str], base: list[str]) -> list[str]:
@@ -355,14 +345,16 @@ def read(
     groups, files = options.groups(dirs), TrustedFiles(trust, dirs)
     foreign = list(find_foreign_settings(node, path, files, groups))  # before `from_node` empties the space
     draft = _SpecDraft.from_node(
-        {"name": path.stem, **_drop_nulls(node)},
+        {"name": path.stem, **drop_nulls(node)},
         groups,
         source_map,
     )
     draft.problems += foreign
     for override in overrides:
         draft.apply(override)
-    return draft.finish(may_be_single=False, find_base_problems=partial(_find_base_problems, config_dirs, trust))
+    return draft.finish(
+        may_be_single=False, trust=trust, find_base_problems=partial(_find_base_problems, config_dirs, trust)
+    )
 
 
 def read_overrides(
@@ -387,5 +379,7 @@ def read_overrides(
         draft.apply(override)
     varied = [key.replace("/", ".").rpartition(".")[2] for key in draft.space]
     name = name or "-".join(dict.fromkeys(varied))[:MAX_NAME_LENGTH].strip("-.") or "sweep"
-    draft.values = {"name": name, **_drop_nulls(draft.values)}
-    return draft.finish(may_be_single=True, find_base_problems=partial(_find_base_problems, config_dirs, trust))
+    draft.values = {"name": name, **drop_nulls(draft.values)}
+    return draft.finish(
+        may_be_single=True, trust=trust, find_base_problems=partial(_find_base_problems, config_dirs, trust)
+    )

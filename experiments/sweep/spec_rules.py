@@ -22,7 +22,7 @@ from experiments.sweep.space import (
     is_conditional,
     list_keys,
 )
-from experiments.sweep.sweep import ADAPTIVE
+from experiments.sweep.strategies.make_strategy import is_adaptive
 
 SHARED = ("launcher", "tracking", "hardware", "runs_dir", "data_root", "resume")
 """Keys that all trials of a sweep share, because workers and run folders depend on them."""
@@ -133,7 +133,9 @@ def _space(context: RuleContext) -> Iterator[str]:
 
 def _points(context: RuleContext) -> Iterator[str]:
     name = context.get("strategy.name", str)
-    if name in ("random", *ADAPTIVE) and context.get("budget.max_points", int, type(None)) is None:
+    if (name == "random" or is_adaptive(context.get("strategy", dict))) and context.get(
+        "budget.max_points", int, type(None)
+    ) is None:
         yield f"sweep.strategy.name={name} has no end; set a budget, such as `sweep.budget.max_points=30`"
 
 
@@ -145,7 +147,7 @@ def _grid(context: RuleContext) -> Iterator[str]:
 def _many(context: RuleContext) -> Iterator[str]:
     name, points = context.get("strategy.name", str), context.get("budget.max_points", int, type(None))
     count = count_points(context.space) if name == "grid" else points
-    if name in ADAPTIVE or count is None:
+    if is_adaptive(context.get("strategy", dict)) or count is None:
         return
     count = min(count, points or count) * context.get("num_seeds", int)
     if count > MAX_TRIALS:

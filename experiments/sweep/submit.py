@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sweep.ledger import Ledger, LedgerState
-from experiments.sweep.sweep import ADAPTIVE, Sweep
+from experiments.sweep.strategies.make_strategy import is_adaptive
+from experiments.sweep.sweep import Sweep
 from experiments.sweep.templates import Templates
 from experiments.trial.code_copy import CODE
 from launchers.base import Executor, LaunchError, SubmissionUnclearError, WorkerPool
@@ -74,7 +75,7 @@ def make_pool(
 def count_todo(spec: dict[str, Any], ledger_state: LedgerState) -> int:
     """Number of pending trials, and of those that the strategy may still choose."""
     pending = sum(entry.state == "pending" for entry in ledger_state.entries.values())
-    if spec["strategy"]["name"] not in ADAPTIVE:
+    if not is_adaptive(spec["strategy"]):
         return pending
     left: int = spec["budget"]["max_points"] - len(ledger_state.points)
     return pending + max(0, left) * int(spec["num_seeds"])

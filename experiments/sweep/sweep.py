@@ -15,7 +15,9 @@ from experiments.core.errors import InputError, did_you_mean
 from experiments.core.files.paths import user_path
 from experiments.core.files.read_file import DamagedFileError
 from experiments.core.runs_dir import choose_runs_dir
+from experiments.launch.own_launcher import complete_executor
 from experiments.sweep.ledger import Entry, Ledger
+from experiments.sweep.strategies.make_strategy import is_adaptive
 from experiments.sweep.templates import Templates, read_spec
 from experiments.trial.run_files import read_provenance
 from experiments.trial.trial import Trial
@@ -23,9 +25,6 @@ from launchers.base import Executor
 
 if TYPE_CHECKING:
     from experiments.sweep.study import Study
-
-ADAPTIVE = ("tpe", "cmaes", "gp")
-"""Strategies whose next point depends on the results so far."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Sweep:
     @property
     def is_adaptive(self) -> bool:
         """Whether workers ask the strategy for the next point; otherwise all points are known from the start."""
-        return self.spec["strategy"]["name"] in ADAPTIVE
+        return is_adaptive(self.spec["strategy"])
 
     def templates(self) -> Templates:
         """The frozen configurations that points are filled into."""
@@ -95,16 +94,16 @@ class Sweep:
             return None
         from experiments.sweep.study import Study
 
-        return Study(self.folder, self.spec)
+        return Study(self.folder, self.spec, trust=self.trust)
 
     def executor(self) -> Executor:
         """The executor of its workers.
 
         Raises:
-            InputError: the launcher is not a valid one, or its package is not trusted.
+            InputError: the launcher is not a valid one, starts no workers, or its package is not trusted.
         """
-        executor: Executor = instantiate(self.config["launcher"], "launcher", self.trust)
-        return executor
+        node = self.config["launcher"]
+        return complete_executor(instantiate(node, "launcher", self.trust), node["_target_"])
 
     def observer(self) -> Executor | None:
         """Asks about its workers and cancels them; None unless the launcher is one of Lathe's.

@@ -21,7 +21,7 @@ from typing import Any
 from experiments.core import renamed
 from experiments.core.errors import InputError
 from experiments.core.signals import handled_signals
-from experiments.launch.run_trial import LOCAL_LAUNCHER
+from experiments.launch.own_launcher import LOCAL_LAUNCHER
 from experiments.results.reproduce.original import Original
 from experiments.run.journal_tail import JournalTail
 from experiments.trial.code_restore import RestoredCode

@@ -85,7 +85,7 @@ class Progress:
     metric: str
     mode: str
     state: str
-    """running, pending, done, failed (some), cancelled (some), or spent: its budget."""
+    """running, pending, done, failed (some, or its strategy), cancelled (some), or spent: its budget."""
     total: int
     """Number of trials, including those that the strategy will choose."""
     done: int
@@ -283,6 +283,8 @@ def _attempt_folder(sweep: Sweep, entry: Entry) -> Path:
 def _determine_state(counts: Mapping[State, int], closed: str | None, unchosen: int) -> str:
     if counts["running"]:
         return "running"
+    if closed is not None and closed.startswith(("sweep.strategy", "sweep.pruner")):
+        return "failed"
     if counts["pending"] or unchosen:
         return "pending" if closed is None else "cancelled" if closed.startswith("cancelled") else "spent"
     return "cancelled" if counts["cancelled"] else "failed" if counts["failed"] else "done"

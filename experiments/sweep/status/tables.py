@@ -96,9 +96,8 @@ def make_summary(progress: Progress, *, has_bar: bool) -> RenderableType:
 
 def _summary_rows(progress: Progress) -> list[tuple[str, str]]:
     facts = [("best", format_best(progress, progress.best))] if progress.best else []
-    facts += [("failed", ", ".join(f"{count} {name}" for name, count in progress.failed.items()))] * bool(
-        progress.failed
-    )
+    if progress.failed:
+        facts.append(("failed", ", ".join(f"{count} {name}" for name, count in progress.failed.items())))
     if progress.state == "running" or progress.queued:
         queued = f", {progress.queued} queued" if progress.queued else ""
         facts.append(("workers", f"{progress.workers} running{queued}"))
@@ -286,6 +285,8 @@ def _make_hints(progress: Progress, sweep: Sweep, done_hint: DoneHint, num_hidde
     if progress.is_stranded:
         trials = "1 trial is" if num_pending == 1 else f"{num_pending} trials are"
         yield f"{trials} pending and no worker is left; `lathe resume {name}` starts workers"
+    if progress.closed and progress.state == "failed":
+        yield progress.closed
     if progress.counts["failed"]:
         yield f"`lathe logs {name}` shows the output of failed trials, `lathe resume {name}` runs them again"
     if progress.done:
@@ -310,7 +311,7 @@ def show_live(
         restart: starts workers when none is left, given how many trials have ended; returns a line, or None if it does not.
 
     Returns:
-        0; 1 if trials failed or were cancelled, or if no worker is left.
+        0; 1 if trials or the strategy failed, trials were cancelled, or no worker is left.
     """
     screen, name, progress = make_console(), format_reference(sweep), None
 
@@ -318,8 +319,7 @@ def show_live(
         return _poll_progress(sweep, executor, stop_when_done, say, restart, partial(_print, screen))
 
     try:
-        show_until_done = _show_live_table if screen.is_terminal else _print_changes
-        progress = show_until_done(screen, poll)
+        progress = (_show_live_table if screen.is_terminal else _print_changes)(screen, poll)
     except KeyboardInterrupt:
         if is_attached:
             _print(screen, f"the sweep continues; `lathe status {name}` shows it, `lathe cancel {name}` ends it")
@@ -327,7 +327,7 @@ def show_live(
     for text in _make_hints(progress, sweep, done_hint):
         _print(screen, text)
     is_good = not (progress.is_stranded or progress.counts["failed"] or progress.counts["cancelled"])
-    return DONE if is_good and progress.state != "cancelled" else FAILED
+    return DONE if is_good and progress.state not in ("cancelled", "failed") else FAILED
 
 
 Poll = Callable[[Callable[[str], None]], Iterator[Progress]]

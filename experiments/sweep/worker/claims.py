@@ -66,9 +66,11 @@ class TrialQueue:
                 self.ledger.close(reason)
                 return None
             entry = self._next_pending(ledger_state)
-            if entry is None and self.sweep.is_adaptive and has_points_left(spec["budget"], ledger_state):
+            # Not once: a point that repeats an earlier one has its result at once, and leaves nothing to run.
+            while entry is None and self.sweep.is_adaptive and has_points_left(spec["budget"], ledger_state):
                 assert self.study is not None
-                self._add_point(self.study, ledger_state)
+                if not self._add_point(self.study, ledger_state):
+                    return None
                 entry = self._next_pending(ledger_state)
             if entry is None:
                 return None
@@ -86,12 +88,19 @@ class TrialQueue:
         pending = [entry for entry in ledger_state.entries.values() if entry.state == "pending"]
         return min(pending, key=lambda entry: (_priority(entry), entry.point), default=None)
 
-    def _add_point(self, study: Study, ledger_state: LedgerState) -> None:
-        """Ask the strategy for a point, and add a trial for each seed."""
-        values = study.ask()
+    def _add_point(self, study: Study, ledger_state: LedgerState) -> bool:
+        """Ask the strategy for a point, and add a trial for each seed. If its code fails, no more trials start: return False."""
+        from experiments.sweep.study import StrategyError
+
+        try:
+            values = study.ask()
+        except StrategyError as err:
+            self.ledger.close(str(err))
+            return False
         point = max((entry.point for entry in ledger_state.entries.values()), default=-1) + 1
         trials = expand_point(self.sweep.spec, self.templates, ledger_state, point, values, may_be_wrong=True)
         self.ledger.add(trials)
+        return True
 
     def _prepare(self, entry: Entry, attempt: int) -> Claim | None:
         """Create the folders of the trial and its attempt. If that fails, record it in the ledger and return None."""

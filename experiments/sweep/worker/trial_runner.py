@@ -126,8 +126,19 @@ class TrialRunner:
                 self._prune_if_bad(event["step"], event["metrics"][self.metric])
 
     def _prune_if_bad(self, step: int, value: float) -> None:
-        if self.study is not None and self.study.should_prune(self.ledger, self.claim.entry, step, value):
-            self._stop("pruned")
+        """Ask the pruner. If its code fails, this trial runs to its end, and no more trials start."""
+        if self.study is None:
+            return
+        from experiments.sweep.study import StrategyError
+
+        try:
+            if self.study.should_prune(self.ledger, self.claim.entry, step, value):
+                self._stop("pruned")
+        except StrategyError as err:
+            self.prunes = False
+            with self.ledger.locked() as ledger_state:
+                if ledger_state.closed is None:
+                    self.ledger.close(str(err))
 
     def _record_end(self, outcome: Outcome, code: int) -> None:
         names = {self.metric, delivered_name(self.metric)}

@@ -17,7 +17,7 @@ from experiments.core.errors import InputError
 from experiments.sweep.create import prepare
 from experiments.sweep.space import Choice
 from experiments.sweep.spec import DEFAULTS, FILE, SCHEMA, SweepSpec, _find_base_problems, read, read_overrides
-from experiments.sweep.sweep import ADAPTIVE
+from experiments.sweep.strategies.make_strategy import ADAPTIVE
 from experiments.sweep.sweep_files import list_sweep_files
 
 TEXT = """# Question: which one?
