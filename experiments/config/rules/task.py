@@ -57,7 +57,7 @@ def _names(view: ConfigView) -> list[str]:
     return [
         f"{group}.{name!r}: a name consists of letters, digits and _; rename it"
         for group in ("callback", "gradient")
-        for name in view.config.get(group) or ()
+        for name in (view.get(group, dict) if group in view.config else ())
         if not str(name).isidentifier()
     ]
 

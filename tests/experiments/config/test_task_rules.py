@@ -1,0 +1,133 @@
+"""What tasks, callbacks and gradient transforms need, the engine has to serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.config.compose import compose
+from experiments.config.rules.task import DESCRIPTIONS, read_names
+from experiments.core.errors import InputError
+from experiments.plan.plan import make_plan
+from experiments.trial.trial import trial_id
+from modules.task.base import Need
+
+PIPELINE = ("parallel=pipeline", "hardware.devices_per_node=2")
+TWO = "hardware.devices_per_node=2"
+OWN = """
+from modules.callback.base import Callback
+from modules.task.supervised import Supervised
+from modules.parallel.single import Single
+
+
+class Task(Supervised):
+    needs = ("inputs", "phases")
+
+
+class Narrow(Task):
+    needs = ("inputs",)
+
+
+class Inherits(Task):
+    pass
+
+
+class Engine:
+    def __init__(self) -> None:
+        pass
+
+
+class Subclass(Single):
+    pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "needy.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def problems_of(*overrides: str) -> list[str]:
+    try:
+        make_plan(compose(overrides, trust=["needy"]).config)
+    except InputError as err:
+        return err.problems
+    return []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needed"),
+    [
+        (("task._target_=needy.Task", *PIPELINE), "the inputs besides the outputs and several updates in a step"),
+        (("task._target_=needy.Task", "parallel=zero1", TWO), "several updates in a step"),
+        (("task._target_=needy.Inherits", "parallel=zero1", TWO), "several updates in a step"),
+        (("task._target_=needy.Narrow", *PIPELINE), "the inputs besides the outputs"),
+        (("task._target_=needy.Task", "parallel=async", TWO), "several updates in a step"),
+        (("callback=ema", "parallel=zero3", TWO), "the whole model on each rank"),
+        (("callback=ema", "parallel=async", TWO), "the whole model on each rank"),
+        (("gradient=noise", "parallel=zero0", TWO), "the whole gradients on each rank"),
+        (("task._target_=needy.Narrow", "++parallel={_target_: needy.Engine}"), "the inputs besides the outputs"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_an_engine_that_does_not_serve_a_need_is_refused(overrides: tuple[str, ...], needed: str) -> None:
+    (problem,) = problems_of("model=mlp", *overrides)
+    assert f" needs {needed}, which parallel._target_=" in problem
+    assert problem.endswith(" does not serve; use parallel=single or data")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("task._target_=needy.Task", "callback=[ema,early_stopping]", "gradient=noise"),
+        ("task._target_=needy.Task", "parallel=data", TWO),
+        ("task._target_=needy.Narrow", "parallel=zero3", TWO),
+        ("callback=early_stopping", *PIPELINE),
+        ("task._target_=needy.Task", "parallel._target_=needy.Subclass"),
+    ],
+    ids=" ".join,
+)
+def test_an_engine_that_serves_all_needs_is_accepted(overrides: tuple[str, ...]) -> None:
+    assert problems_of("model=mlp", *overrides) == []
+
+
+def test_every_need_has_a_description() -> None:
+    assert sorted(DESCRIPTIONS) == sorted(Need.__args__)  # type: ignore[attr-defined]
+    assert read_names("needy.Missing", "needs") == read_names("needy_missing.Task", "needs") == ()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+optimizer.groups=3"], "optimizer.groups=3 is not a list; write `groups: [{match:"),
+        (["+optimizer.groups=[{weight_decay: 0}]"], "has no list of patterns under `match`"),
+        (["+optimizer.groups=[{match: '*.bias', lr: 0.1}]"], "has no list of patterns under `match`"),
+        (["+optimizer.groups=[{match: ['*.bias']}]"], "changes no value of the optimizer"),
+        (
+            ["+optimizer.groups=[{match: ['*.bias'], weight_decya: 0}]"],
+            "AdamW has no argument 'weight_decya'; did you mean",
+        ),
+        (["+optimizer.groups=[{match: ['*.bias'], weight_decay: no}]"], "groups[0].weight_decay"),
+        (["+optimizer.phases=[a]"], "optimizer.phases=['a'] is not a map"),
+        (["+optimizer.phases={critic: 3}"], "optimizer.phases.critic=3 is not a map"),
+        (["+optimizer.phases={critic: {lrr: 3}}"], "AdamW has no argument 'lrr'; did you mean 'lr'"),
+        (["+optimizer.phases={critic: {_target_: os.system}}"], "os.system is not on the list of code that may run"),
+        (["callback=[ema,emma]"], "'emma', which is not an option of the group 'callback'; did you mean 'ema'"),
+        (["callback=emma"], "callback=emma is not an option of the group 'callback'; did you mean 'ema'"),
+        (["+callback.own._target_=torch.optim.SGD"], "callback.own._target_=torch.optim.SGD"),
+        (["callback=ema", "callback.ema.decya=1"], "Ema has no argument 'decya'; did you mean 'decay'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_in_groups_phases_or_callbacks_is_reported(overrides: list[str], message: str) -> None:
+    assert message in "\n".join(problems_of(*overrides))
+
+
+def test_new_keys_with_their_defaults_change_no_trial_id() -> None:
+    config = compose(["model=mlp"]).config
+    older = {key: value for key, value in config.items() if key not in ("task", "callback", "gradient")}
+    assert trial_id(config) == trial_id(older)
+    changed = [compose(["model=mlp", override]).config for override in ("callback=ema", "gradient=noise")]
+    assert len({trial_id(each) for each in (config, *changed)}) == 3
