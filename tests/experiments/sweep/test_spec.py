@@ -16,7 +16,8 @@ from experiments.config.options import groups, header
 from experiments.core.errors import InputError
 from experiments.sweep.create import prepare
 from experiments.sweep.space import Choice
-from experiments.sweep.spec import DEFAULTS, FILE, SCHEMA, SweepSpec, _find_base_problems, read, read_overrides
+from experiments.sweep.spec import FILE, SCHEMA, SweepSpec, _find_base_problems, read, read_overrides
+from experiments.sweep.spec_defaults import DEFAULTS
 from experiments.sweep.strategies.make_strategy import ADAPTIVE
 from experiments.sweep.sweep_files import list_sweep_files
 
