@@ -22,6 +22,7 @@ NO_TEXT = {
     "shelve",
     "atomic",
     "archive",
+    "self.tracker",
 }
 """Names whose `open` or `write_text` opens no text file by the locale."""
 
