@@ -77,7 +77,8 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     problems = find_incompatibilities(model, topology, partition)
     problems += find_evaluator_incompatibilities(components.evaluator, layout)
-    problems += find_optimizer_problems(components.setup.optimizer, trained, splits)
+    takes_closures = "closure" in getattr(components.engine, "serves", ())
+    problems += find_optimizer_problems(components.setup.optimizer, trained, splits, takes_closures=takes_closures)
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")
     num_parameters = sum(parameter.numel() for parameter in components.setup.model.parameters())

@@ -243,8 +243,8 @@ class Trainer:
             )
 
     def _count_flops(self) -> None:
-        """Log DeepSpeed's count for one micro-batch through the whole model, if the run is profiled."""
-        if self.profile_folder is not None and self.rank.number == 0:
+        """Log DeepSpeed's count for one micro-batch through the whole model, if the run is profiled and its inputs are known."""
+        if self.profile_folder is not None and self.rank.number == 0 and self.interface is not None:
             inputs, _ = self.components.data.example(self.plan.batch_size_per_device)
             self.journal.params(count_flops(self.components.setup.model, inputs, self.profile_folder))
 

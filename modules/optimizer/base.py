@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -75,22 +76,40 @@ def make_optimizer(
     return factory.make_groups(named), factory.schedule
 
 
-def find_optimizer_problems(make: Make, names: Collection[str], splits_weights: str = "") -> list[str]:
+def find_optimizer_problems(
+    make: Make, names: Collection[str], splits_weights: str = "", *, takes_closures: bool = False
+) -> list[str]:
     """Problems of an optimizer with a model and an engine.
 
     Args:
         make: makes the optimizer.
         names: of the parameters that are trained.
         splits_weights: the setting by which an optimizer gets slices of the weights, such as ``parallel.stage=1``; "" if none.
+        takes_closures: whether the engine runs optimizers that compute the loss themselves.
     """
     problems = make.find_unused_patterns(names) if isinstance(make, OptimizerFactory) else []
-    if splits_weights and not is_elementwise(make):
-        name = type(make([nn.Parameter(torch.zeros(1))])).__name__
+    sample = make([nn.Parameter(torch.zeros(1, device="cpu"))])
+    name = type(sample).__name__
+    if not takes_closures and needs_closure(sample):
+        problems.append(f"optimizer {name} computes the loss several times in an update; use parallel=single or data")
+    elif splits_weights and not is_elementwise(make):
         problems.append(
             f"optimizer {name} gives another result on slices of a weight than on the whole, and {splits_weights} gives it "
             "slices; use parallel=data, or an elementwise optimizer such as Adam"
         )
     return problems
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether the optimizer computes the loss itself, several times in an update, such as L-BFGS.
+
+    It has a ``step`` whose closure has no default, or the class attribute ``needs_closure = True``.
+    """
+    if getattr(type(optimizer), "needs_closure", False):
+        return True
+    # torch replaces `step` of each class by a function that keeps the original
+    closure = inspect.signature(inspect.unwrap(type(optimizer).step)).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def is_elementwise(make: Make) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
-from modules.optimizer.base import find_optimizer_problems, make_optimizer
+from modules.optimizer.base import find_optimizer_problems, make_optimizer, needs_closure
 from modules.parallel.base import TrainingSetup
 from modules.schedule.base import Schedule
 from modules.task.base import Phase
@@ -51,18 +50,6 @@ class Update:
                 parameter.requires_grad_(True)
 
 
-def needs_closure(optimizer: Optimizer) -> bool:
-    """Whether the optimizer computes the loss itself, several times in an update, such as L-BFGS.
-
-    It has a ``step`` whose closure has no default, or the class attribute ``needs_closure = True``.
-    """
-    if getattr(type(optimizer), "needs_closure", False):
-        return True
-    # torch replaces `step` of each class by a function that keeps the original
-    closure = inspect.signature(inspect.unwrap(type(optimizer).step)).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
-
-
 def make_updates(setup: TrainingSetup, model: nn.Module) -> list[Update]:
     """Make the optimizers of all phases.
 
@@ -74,7 +61,10 @@ def make_updates(setup: TrainingSetup, model: nn.Module) -> list[Update]:
     owned = {phase.name: [name for name in named if name.startswith(phase.parameters)] for phase in phases}
     if len(owned) < len(phases):
         raise ValueError(f"task {task} has two phases of one name; give each a name of its own")
-    problems = [*_find_problems(task, phases, owned, list(named)), *find_optimizer_problems(setup.optimizer, named)]
+    problems = [
+        *_find_problems(task, phases, owned, list(named)),
+        *find_optimizer_problems(setup.optimizer, named, takes_closures=True),
+    ]
     if problems:
         raise ValueError("; ".join(problems))
     updates = []

@@ -8,6 +8,7 @@ from experiments.config import signature
 from experiments.config.rules.base import ConfigView, NotApplicable
 from experiments.config.rules.topology import is_auto
 
+LBFGS = "torch.optim.lbfgs.LBFGS"
 DESCRIPTIONS = {
     "inputs": "the inputs besides the outputs",
     "whole_model": "the whole model on each rank",
@@ -32,7 +33,7 @@ def _needs(view: ConfigView) -> list[str]:
     serves = read_names(engine, "serves")
     problems = []
     for key, target in _users(view):
-        needs = ("gradients",) if key.startswith("gradient.") else read_names(target, "needs")
+        needs = _read_needs(key, target)
         missing = [need for need in needs if need not in serves]
         if missing:
             needed = " and ".join(DESCRIPTIONS.get(need, repr(need)) for need in missing)
@@ -42,9 +43,18 @@ def _needs(view: ConfigView) -> list[str]:
     return problems
 
 
+def _read_needs(key: str, target: str) -> tuple[str, ...]:
+    if key.startswith("gradient."):
+        return ("gradients",)
+    if key.startswith("optimizer."):
+        is_closure = target == LBFGS or signature.read_literal(target, "needs_closure") is True
+        return ("closure",) if is_closure else ()
+    return read_names(target, "needs")
+
+
 def _users(view: ConfigView) -> Iterator[tuple[str, str]]:
-    """The keys of the task, the data, the callbacks and the gradient transforms, and their classes."""
-    nodes = {key: view.config.get(key) for key in ("task", "data")}
+    """The keys of the task, the data, the optimizer, the callbacks and the gradient transforms, and their classes."""
+    nodes = {key: view.config.get(key) for key in ("task", "data", "optimizer")}
     for group in ("callback", "gradient"):
         own = view.config.get(group)
         nodes |= {f"{group}.{name}": node for name, node in own.items()} if isinstance(own, dict) else {}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, SparseAdam
 
+from modules.optimizer.base import needs_closure
 from modules.parallel.cost_model.tensor_lifetimes import TensorLifetimes
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -44,7 +45,7 @@ def measure_update_bytes(make: MakeOptimizer) -> float:
         optimizer = make([sample])
         _step(optimizer, [sample])
         with TensorLifetimes() as lifetimes:
-            optimizer.step()
+            _update(optimizer)
     return float(lifetimes.peak_bytes / (SAMPLE_SIZE * sample.element_size()))
 
 
@@ -67,4 +68,12 @@ def _step(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> None:
     for parameter in parameters:
         zeros = torch.zeros_like(parameter)
         parameter.grad = zeros.to_sparse() if is_sparse else zeros
-    optimizer.step()
+    _update(optimizer)
+
+
+def _update(optimizer: Optimizer) -> None:
+    """Make an update; what L-BFGS keeps of earlier updates is not counted."""
+    if needs_closure(optimizer):
+        optimizer.step(lambda: 0.0)
+    else:
+        optimizer.step()

@@ -13,9 +13,15 @@ from experiments.plan.plan import make_plan
 from experiments.trial.trial import trial_id
 from modules.task.base import Need
 
+CLOSURE = "an optimizer that computes the loss several times"
 PIPELINE = ("parallel=pipeline", "hardware.devices_per_node=2")
+LBFGS = (
+    "optimizer=sgd", "optimizer._target_=torch.optim.lbfgs.LBFGS",
+    *(f"~optimizer.{key}" for key in ("momentum", "nesterov", "weight_decay")),
+)  # fmt: skip
 TWO = "hardware.devices_per_node=2"
 OWN = """
+from torch.optim import SGD
 from modules.callback.base import Callback
 from modules.task.supervised import Supervised
 from modules.parallel.single import Single
@@ -40,6 +46,10 @@ class Engine:
 
 class Subclass(Single):
     pass
+
+
+class Closure(SGD):
+    needs_closure = True
 """
 
 
@@ -68,13 +78,22 @@ def problems_of(*overrides: str) -> list[str]:
         (("callback=ema", "parallel=zero3", TWO), "the whole model on each rank"),
         (("callback=ema", "parallel=async", TWO), "the whole model on each rank"),
         (("gradient=noise", "parallel=zero0", TWO), "the whole gradients on each rank"),
+        (
+            ("++optimizer={_target_: needy.Closure, _partial_: true, lr: 1.0}", "parallel=zero0", TWO),
+            CLOSURE,
+        ),
+        (
+            ("++optimizer={_target_: torch.optim.lbfgs.LBFGS, _partial_: true}", "parallel=zero0", TWO),
+            CLOSURE,
+        ),
         (("task._target_=needy.Narrow", "++parallel={_target_: needy.Engine}"), "the inputs besides the outputs"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
 def test_an_engine_that_does_not_serve_a_need_is_refused(overrides: tuple[str, ...], needed: str) -> None:
     (problem,) = problems_of("model=mlp", *overrides)
-    assert f" needs {needed}, which parallel._target_=" in problem
+    assert f" needs {needed}" in problem
+    assert ", which parallel._target_=" in problem
     assert problem.endswith(" does not serve; use parallel=single or data")
 
 

@@ -16,10 +16,10 @@ from torch.optim.lbfgs import LBFGS
 from modules.data.base import Tree
 from modules.gradient.centralize import Centralize
 from modules.gradient.noise import Noise
-from modules.optimizer.base import OptimizerFactory, ParameterGroup, is_elementwise
+from modules.optimizer.base import OptimizerFactory, ParameterGroup, is_elementwise, needs_closure
 from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.single import Single
-from modules.parallel.updates import make_updates, needs_closure
+from modules.parallel.updates import make_updates
 from modules.schedule.constant import Constant
 from modules.schedule.step import Step
 from modules.task.base import Loss, Phase, StepContext, Task
