@@ -78,14 +78,9 @@ def problems_of(*overrides: str) -> list[str]:
         (("callback=ema", "parallel=zero3", TWO), "the whole model on each rank"),
         (("callback=ema", "parallel=async", TWO), "the whole model on each rank"),
         (("gradient=noise", "parallel=zero0", TWO), "the whole gradients on each rank"),
-        (
-            ("++optimizer={_target_: needy.Closure, _partial_: true, lr: 1.0}", "parallel=zero0", TWO),
-            CLOSURE,
-        ),
-        (
-            ("++optimizer={_target_: torch.optim.lbfgs.LBFGS, _partial_: true}", "parallel=zero0", TWO),
-            CLOSURE,
-        ),
+        (("optimizer=sgd", "optimizer._target_=needy.Closure", "parallel=zero0", TWO), CLOSURE),
+        ((*LBFGS, "parallel=zero0", TWO), CLOSURE),
+        ((*LBFGS, "parallel=async", TWO), CLOSURE),
         (("task._target_=needy.Narrow", "++parallel={_target_: needy.Engine}"), "the inputs besides the outputs"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
