@@ -199,7 +199,11 @@ def count_examples(batch: Tree) -> int:
     Raises:
         ValueError: it has no tensor.
     """
-    first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)), None)
+    first = batch
+    while isinstance(first, tuple) and first:  # the common case, without a walk over the tree
+        first = first[0]
+    if not isinstance(first, Tensor):
+        first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)), None)
     if first is None:
         raise ValueError(f"a batch is a tree of tensors, but this one is {type(batch).__name__} without a tensor")
     return len(first)
