@@ -69,9 +69,6 @@ class AttemptMonitor:
             has_ended: whether the training has ended.
         """
         events, self.offset = journal.read(self.folder / "journal.jsonl", self.offset)
-        if num_signals and not self.num_signals:
-            self.say(self._describe_stop())
-        self.num_signals = num_signals
         if lines := list(self.logs.new_lines(has_ended=has_ended)):
             self.say("\n".join(lines))
         for event in events:
@@ -79,6 +76,9 @@ class AttemptMonitor:
                 self._on_metrics(event)
             elif event["event"] == "state":
                 self._on_state(event)
+        if num_signals and not self.num_signals:  # after the events, which say whether the training has started
+            self.say(self._describe_stop())
+        self.num_signals = num_signals
 
     def _describe_stop(self) -> str:
         """Say when a training that was asked to stop ends, and whether it has something to save."""

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def test_trials_run_in_parallel_on_one_node(cluster: Cluster, tmp_path: Path) ->
         "launcher.workers=1",
         "hardware.slurm.gpu_type=h100",
     )
-    sweep = submit_sweep(tmp_path, *packed, *LONG, "max_steps=1000", "optimizer.lr=0.01,0.02", "sweep.num_seeds=2")
+    sweep = submit_sweep(tmp_path, *packed, *LONG, "max_steps=4000", "optimizer.lr=0.01,0.02", "sweep.num_seeds=2")
     results = wait_for_end(sweep)
     assert [entry.state for entry in results] == ["finished"] * 4
     assert has_each_metric_once(sweep)
@@ -196,8 +197,8 @@ def test_trials_run_in_parallel_on_one_node(cluster: Cluster, tmp_path: Path) ->
     assert all(entry.worker.startswith(f"{sweep.ledger().read().submissions[0]['job']}_") for entry in results)
     claimed = [event for event in _events(sweep) if event["event"] == "claimed"]
     assert {(event["worker"], event["devices"]) for event in claimed} == {(claimed[0]["worker"], 1)}
-    kinds = [event["event"] for event in _events(sweep) if event["event"] in ("claimed", "ended")]
-    assert kinds[:2] == ["claimed", "claimed"]
+    changes = [{"claimed": 1, "ended": -1}.get(event["event"], 0) for event in _events(sweep)]
+    assert max(accumulate(changes)) == 2  # at any time: on a busy machine one process starts seconds after the other
 
 
 def test_trial_out_of_memory_fails_and_others_run(cluster: Cluster, tmp_path: Path) -> None:
