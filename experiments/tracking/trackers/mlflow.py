@@ -106,7 +106,7 @@ class Mlflow(Tracker):
         try:
             return mlflow_client.retry_damaged(uri, trial.runs_dir, work)
         except errors as err:
-            raise mlflow_client.make_store_error(err, name, written, uri, name) from err
+            raise mlflow_client.make_store_error(err, name, written, uri, trial.reference) from err
 
 
 def mark_lost(store: Store, run_id: str, reason: str, ended: float) -> None:

@@ -422,7 +422,7 @@ def test_error_of_a_store_that_is_down_is_one_line_without_password(
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"  # MLflow's default takes four minutes
     message = str(caught.value)
     assert message.startswith("tracking.store=${oc.env:LATHE_TEST_STORE} did not take 'a1b2c3': ")
-    assert message.endswith("; its journals hold everything, `lathe sync a1b2c3` retries")
+    assert message.endswith(f"; its journals hold everything, `lathe sync {trial.reference}` retries")
     assert "hush" not in message
     assert "\n" not in message
     assert "hush" not in "".join(path.read_text() for path in trial.folder.rglob("*") if path.is_file())
