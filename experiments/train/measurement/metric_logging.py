@@ -37,6 +37,8 @@ class MetricLogger:
         self.further_metrics = further_metrics
         self.plan, self.schedule, self.journal, self.tokens = plan, schedule, journal, tokens
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.latest: dict[str, float] = {}
+        """The latest value of each metric since the last log: a phase of a task does not run in every step."""
         self.every = int(config["log_every_steps"])
         self.learning_rate = config["optimizer"].get("lr")
         self.timer = StepTimer(first_step)
@@ -46,17 +48,16 @@ class MetricLogger:
         self.pending.append((done, metrics))
         is_due = done == 1 or done % self.every == 0 or done == self.plan.num_steps
         if is_due or all(value.device.type == "cpu" for value in metrics.values()):
-            values = self.drain()
+            self.drain()
             if is_due:
-                self._log(done, values)
+                self._log(done)
 
-    def drain(self) -> dict[str, float]:
-        """Check the values of all new steps, and return those of the latest step.
+    def drain(self) -> None:
+        """Check the values of all new steps.
 
         Raises:
             TrainingError: a value is not a finite number.
         """
-        values: dict[str, float] = {}
         for done, metrics in self.pending:
             values = {f"train/{name}": tensor.item() for name, tensor in metrics.items()}
             for name, value in values.items():
@@ -66,15 +67,16 @@ class MetricLogger:
                         f"{name}={value} at step {done} is not a finite number; start another run with a lower optimizer.lr, "
                         "with grad_clip_norm or with schedule.warmup_steps"
                     )
+            self.latest |= values
         self.pending.clear()
-        return values
 
     def paused(self) -> StepTimer:
         """Check the losses, and return a context whose time does not count as training."""
         self.drain()
         return self.timer
 
-    def _log(self, done: int, values: dict[str, float]) -> None:
+    def _log(self, done: int) -> None:
+        values, self.latest = self.latest, {}
         if self.learning_rate is not None:
             values["train/learning_rate"] = self.learning_rate * self.schedule.factor(done - 1, self.plan.num_steps)
         step_time_s, wait_fraction = self.timer.measure(done)

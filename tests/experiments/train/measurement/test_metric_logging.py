@@ -1,12 +1,14 @@
-"""The step timer, with a clock that the test sets."""
+"""The metrics of steps, and the step timer with a clock that the test sets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
+import torch
 
-from experiments.train.measurement.metric_logging import StepTimer
+from experiments.train.measurement.metric_logging import MetricLogger, StepTimer
 
 
 class FakeClock:
@@ -59,3 +61,30 @@ def test_an_exception_of_the_data_set_is_passed_on() -> None:
     assert next(batches) == 0
     with pytest.raises(ValueError, match="no such image"):
         next(batches)
+
+
+class Recorder:
+    """A journal and a plan of 9 steps."""
+
+    num_steps, batch_size_global = 9, 4
+
+    def __init__(self) -> None:
+        self.losses: list[tuple[int, dict[str, float]]] = []
+
+    def metrics(self, done: int, values: dict[str, float]) -> None:
+        self.losses.append((done, {name: value for name, value in values.items() if name.startswith("train/")}))
+
+
+def test_a_phase_that_does_not_run_in_a_logged_step_is_logged_with_its_latest_value() -> None:
+    recorder = cast(Any, Recorder())
+    config = {"log_every_steps": 4, "optimizer": {}}
+    logger = MetricLogger(config, recorder, cast(Any, None), recorder, 0, 0, lambda done, step_time_s: {})
+    for step in range(9):
+        metrics = {"critic": torch.tensor(float(step))}
+        logger.add(step + 1, metrics | ({"actor": torch.tensor(10.0 + step)} if step % 2 == 0 else {}))
+    assert recorder.losses == [
+        (1, {"train/critic": 0.0, "train/actor": 10.0}),
+        (4, {"train/critic": 3.0, "train/actor": 12.0}),
+        (8, {"train/critic": 7.0, "train/actor": 16.0}),
+        (9, {"train/critic": 8.0, "train/actor": 18.0}),
+    ]
