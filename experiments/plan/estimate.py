@@ -78,7 +78,10 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
     problems = find_incompatibilities(model, topology, partition)
     problems += find_evaluator_incompatibilities(components.evaluator, layout)
     takes_closures = "closure" in getattr(components.engine, "serves", ())
-    problems += find_optimizer_problems(components.setup.optimizer, trained, splits, takes_closures=takes_closures)
+    phases = [phase.name for phase in components.setup.get_task().phases()]
+    problems += find_optimizer_problems(
+        components.setup.optimizer, trained, splits, takes_closures=takes_closures, phases=phases
+    )
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")
     num_parameters = sum(parameter.numel() for parameter in components.setup.model.parameters())

@@ -65,6 +65,11 @@ class OptimizerFactory:
         rule = f"matches no parameter of the model, whose parameters are {shown}; correct the pattern"
         return [f"optimizer.groups: match=[{pattern!r}] {rule}" for pattern in dict.fromkeys(unused)]
 
+    def find_unused_phases(self, phases: Collection[str]) -> list[str]:
+        """Problems of values for phases that the task does not have."""
+        rule = f"names no phase of the task, whose phases are {', '.join(phases)}; correct the name, or remove the key"
+        return [f"optimizer.phases.{name} {rule}" for name in self.phases if name not in phases]
+
 
 def make_optimizer(
     make: Make, named: Mapping[str, nn.Parameter], phase: str = "train"
@@ -77,7 +82,12 @@ def make_optimizer(
 
 
 def find_optimizer_problems(
-    make: Make, names: Collection[str], splits_weights: str = "", *, takes_closures: bool = False
+    make: Make,
+    names: Collection[str],
+    splits_weights: str = "",
+    *,
+    takes_closures: bool = False,
+    phases: Collection[str] = ("train",),
 ) -> list[str]:
     """Problems of an optimizer with a model and an engine.
 
@@ -86,8 +96,11 @@ def find_optimizer_problems(
         names: of the parameters that are trained.
         splits_weights: the setting by which an optimizer gets slices of the weights, such as ``parallel.stage=1``; "" if none.
         takes_closures: whether the engine runs optimizers that compute the loss themselves.
+        phases: names of the phases of the task.
     """
-    problems = make.find_unused_patterns(names) if isinstance(make, OptimizerFactory) else []
+    problems = list[str]()
+    if isinstance(make, OptimizerFactory):
+        problems = make.find_unused_patterns(names) + make.find_unused_phases(phases)
     sample = make([nn.Parameter(torch.zeros(1, device="cpu"))])
     name = type(sample).__name__
     if not takes_closures and needs_closure(sample):
@@ -113,24 +126,28 @@ def needs_closure(optimizer: Optimizer) -> bool:
 
 
 def is_elementwise(make: Make) -> bool:
-    """Whether an optimizer gives the same result on the slices of a weight as on the whole: it is tried on small weights."""
+    """Whether an optimizer gives the same result on the slices of a weight as on the whole: it is tried on small weights.
+
+    Each slice has an optimizer of its own, as on a rank, so one that adapts to the norm of all its weights is found too.
+    """
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         start = torch.linspace(-1.0, 2.0, 12)
         whole = [nn.Parameter(start.clone().view(3, 4))]
         slices = [nn.Parameter(part.clone()) for part in torch.split(start, [5, 7])]
         try:
-            for parameters in (whole, slices):
-                _make_steps(make(parameters), parameters)
+            for parameters, optimizers in (whole, [make(whole)]), (slices, [make([each]) for each in slices]):
+                _make_steps(optimizers, parameters)
         except (RuntimeError, ValueError, TypeError):  # such as one that needs a closure, a matrix or sparse gradients
             return False
         one, other = (torch.cat([each.detach().reshape(-1) for each in own]) for own in (whole, slices))
         return bool(torch.allclose(one, other, rtol=1e-6, atol=1e-8))
 
 
-def _make_steps(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+def _make_steps(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> None:
     for step in range(3):
         torch.manual_seed(step)
         gradients = torch.split(torch.randn(12), [each.numel() for each in parameters])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.view_as(parameter).clone()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()

@@ -16,7 +16,7 @@ from modules.gradient.base import GradientTransform
 from modules.objective.base import Objective
 from modules.parallel.topology import Topology
 from modules.schedule.base import Schedule
-from modules.task.base import Task
+from modules.task.base import Phase, Task
 from modules.task.supervised import Supervised
 
 
@@ -199,8 +199,9 @@ class ManagedEngine(Engine, Protocol):
 
 
 def find_unserved(task: Task, engine: object) -> list[str]:
-    """List what a task needs and an engine does not have."""
+    """List what a task needs and an engine does not have; other phases than one of all parameters are a need, declared or not."""
     serves = getattr(engine, "serves", ())
-    missing = [need for need in task.needs if need not in serves]
+    needs = dict.fromkeys((*task.needs, *(() if list(task.phases()) == [Phase()] else ("phases",))))
+    missing = [need for need in needs if need not in serves]
     rule = f"which the engine {type(engine).__name__} does not serve; use parallel=data"
     return [f"task {type(task).__name__} needs {', '.join(missing)}, {rule}"] if missing else []

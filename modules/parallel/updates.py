@@ -63,7 +63,7 @@ def make_updates(setup: TrainingSetup, model: nn.Module) -> list[Update]:
         raise ValueError(f"task {task} has two phases of one name; give each a name of its own")
     problems = [
         *_find_problems(task, phases, owned, list(named)),
-        *find_optimizer_problems(setup.optimizer, named, takes_closures=True),
+        *find_optimizer_problems(setup.optimizer, named, takes_closures=True, phases=list(owned)),
     ]
     if problems:
         raise ValueError("; ".join(problems))

@@ -61,4 +61,14 @@ def _phase_maps(view: ConfigView) -> list[str]:
     ]
 
 
-RULES = (_groups, _phase_maps)
+def _schedule(view: ConfigView) -> str | None:
+    schedule = view.get("optimizer", dict).get("schedule")
+    if schedule is None:
+        return None
+    return (
+        f"optimizer.schedule={schedule!r} is a second schedule of the whole training; set schedule=..., or "
+        "optimizer.phases.NAME.schedule for one phase"
+    )
+
+
+RULES = (_groups, _phase_maps, _schedule)

@@ -17,7 +17,7 @@ from modules.data.base import Tree
 from modules.gradient.centralize import Centralize
 from modules.gradient.noise import Noise
 from modules.optimizer.base import OptimizerFactory, ParameterGroup, is_elementwise, needs_closure
-from modules.parallel.base import EngineConfig, TrainingSetup
+from modules.parallel.base import EngineConfig, TrainingSetup, find_unserved
 from modules.parallel.single import Single
 from modules.parallel.updates import make_updates
 from modules.schedule.constant import Constant
@@ -132,6 +132,22 @@ def test_phases_that_do_not_fit_the_model_are_refused(phases: tuple[Phase, ...],
         make_single(make_setup(*phases))
 
 
+def test_values_for_a_phase_that_the_task_does_not_have_are_refused() -> None:
+    optimizer = OptimizerFactory(partial(Adam, lr=0.01), phases={"critc": OptimizerFactory(partial(SGD, lr=0.1))})
+    with pytest.raises(ValueError, match=r"optimizer\.phases\.critc names no phase of .* are critic, actor; correct"):
+        make_single(make_setup(*BOTH, optimizer=optimizer))
+
+
+def test_an_engine_without_phases_refuses_a_task_with_two_even_if_it_declares_no_need() -> None:
+    class Forgetful(Task):
+        def phases(self) -> tuple[Phase, ...]:
+            return BOTH
+
+    (problem,) = find_unserved(Forgetful(), object())
+    assert "task Forgetful needs phases, which the engine object does not serve" in problem
+    assert find_unserved(Task(), object()) == []
+
+
 def test_a_checkpoint_holds_the_optimizers_of_all_phases(tmp_path: Path) -> None:
     factory = OptimizerFactory(
         partial(Adam, lr=0.01), phases={"critic": OptimizerFactory(partial(SGD, lr=0.1, momentum=0.9))}
@@ -243,6 +259,14 @@ class OwnAdam(Adam):
     """A user's subclass under another name."""
 
 
+class NormalisedTogether(SGD):
+    """Divides all gradients by their common norm."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        nn.utils.clip_grad_norm_(self.param_groups[0]["params"], 0.1)
+        super().step(closure)
+
+
 class Normalised(SGD):
     """Divides by the norm of each weight's gradient, so a slice gets another step."""
 
@@ -262,7 +286,7 @@ class Normalised(SGD):
         ),
         *(
             (partial(kind, lr=0.1), False)
-            for kind in (Normalised, LBFGS, torch.optim.SparseAdam, torch.optim.Adafactor)
+            for kind in (Normalised, NormalisedTogether, LBFGS, torch.optim.SparseAdam, torch.optim.Adafactor)
         ),
     ],
     ids=lambda value: getattr(getattr(value, "func", None), "__name__", str(value)),
