@@ -119,7 +119,8 @@ class UnsavedState:
         setup, engine = self.components.setup, self.components.engine
         known = {id(tensor) for tensor in setup.model.state_dict(keep_vars=True).values()}
         callbacks, task = self.components.callbacks, setup.task
-        parts = (setup.model, setup.objective, setup.schedule, engine, task, *callbacks.values())
+        transforms = setup.gradient_transforms
+        parts = (setup.model, setup.objective, setup.schedule, engine, task, *callbacks.values(), *transforms)
         packages = {_package(each) for each in parts}
         walk = _Walk(known, packages - _LIBRARIES)
         walk.visited |= {
@@ -133,6 +134,12 @@ class UnsavedState:
             walk.owner(name, component)
         for name, callback in callbacks.items():
             walk.owner(f"callback.{name}", callback)
+        for number, transform in enumerate(transforms):
+            walk.owner(f"gradient[{number}]", transform)
+        for update in getattr(engine, "updates", ()):  # a checkpoint holds the state of an optimizer, not its groups
+            for number, group in enumerate(update.optimizer.param_groups):
+                values = {name: value for name, value in group.items() if name not in ("params", "lr")}
+                walk.attribute(f"optimizer.{update.phase.name}[{number}]", values, 0, _FIX_OF_GROUP)
         if not type(engine).__module__.startswith("modules.parallel."):
             walk.owner("parallel", engine)
         return walk.parts
@@ -294,9 +301,14 @@ def _fix_of_tensor(path: str, name: str, owner: nn.Module, is_model: bool) -> st
     return f"it is a tensor of a module that is no part of the model; make the module a submodule of the model ({path})"
 
 
+_FIX_OF_GROUP = "the optimizer changes a value of its parameter group; use an optimizer that keeps it in `state[parameter]`, which is saved"
+
+
 def _fix_of_plain(path: str, value: object) -> str:
     if path.startswith("callback."):
         return f"it is a {type(value).__name__} of a callback; return it from `state_dict`, and read it in `load_state_dict`"
+    if path.startswith("gradient["):
+        return f"it is a {type(value).__name__} of a gradient transform, which keeps no state; compute it from the step"
     if path.startswith("parallel"):
         return f"it is a {type(value).__name__} of the engine; write it in `snapshot` and read it in `load`"
     if isinstance(value, Generator | random.Random | np.random.Generator | np.random.RandomState):

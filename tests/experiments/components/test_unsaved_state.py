@@ -23,6 +23,7 @@ from experiments.core.errors import TrainingError
 from modules.callback.base import Callback
 from modules.parallel.base import TrainingSetup
 from modules.parallel.single import Single
+from modules.parallel.updates import make_updates
 from modules.task.supervised import Supervised
 
 
@@ -53,6 +54,10 @@ class OwnCallback(Callback):
         return {"count": self.count}
 
 
+class OwnTransform:
+    """A gradient transform of a user."""
+
+
 class OwnEngine(Single):
     """An engine of a user."""
 
@@ -80,11 +85,20 @@ class Given:
     engine: Any = field(default_factory=Single)
     task: Any = field(default_factory=OwnTask)
     callback: Any = field(default_factory=OwnCallback)
+    transform: Any = field(default_factory=OwnTransform)
     steps: int = 0
 
     def __post_init__(self) -> None:
-        setup = TrainingSetup(self.model, self.objective, SGD, self.schedule, task=self.task)
+        setup = TrainingSetup(
+            self.model, self.objective, SGD, self.schedule, task=self.task, gradient_transforms=[self.transform]
+        )
         self.components = Components(cast(Any, None), setup, cast(Any, None), self.engine, {"own": self.callback})
+
+    def set_group_value(self, value: float) -> None:
+        """Change a parameter group of the engine, as an optimizer that estimates its own learning rate does."""
+        if not hasattr(self.engine, "updates"):
+            self.engine.updates = make_updates(self.components.setup, self.model)
+        self.engine.updates[0].optimizer.param_groups[0]["d"] = value
 
     def run(self, change: Callable[[Given], object], steps: int = 2) -> None:
         unsaved = UnsavedState(self.components)
@@ -184,6 +198,14 @@ LOST: dict[str, tuple[Callable[[Given], object], str]] = {
     "number of a callback": (
         _count("callback", "total", 0.5),
         r"callback\.own\.total: it is a float of a callback; return it from `state_dict`",
+    ),
+    "number of a gradient transform": (
+        _count("transform", "norm", 0.5),
+        r"gradient\[0\]\.norm: it is a float of a gradient transform, which keeps no state",
+    ),
+    "number of a parameter group": (
+        lambda given: given.set_group_value(given.steps),
+        r"optimizer\.train\[0\]: the optimizer changes a value of its parameter group; use an optimizer that",
     ),
     "weight of an engine": (lambda given: _second_optimizer(given, "engine"), r"parallel\.critic\.weight"),
 }
