@@ -87,11 +87,12 @@ class RunCallbacks:
         states = {name: each.state_dict() for name, each in self.stateful.items()}
         tree = torch.utils._pytree.tree_map_only(Tensor, copy_to_cpu, {**states, END: self.end_reason})
         delivered = self._find_delivered()
-        whole = {name: copy_to_cpu(tensor) for name, tensor in {**name_tensors(self.model), **delivered}.items()}
+        whole = {**name_tensors(self.model), **delivered} if delivered else {}
+        whole = {name: copy_to_cpu(tensor) for name, tensor in whole.items()}
 
         def write(folder: Path) -> None:
             write_tree(folder, STATE, tree)
-            if delivered:
+            if whole:
                 write_tensors(folder / DELIVERED, whole)
 
         return write

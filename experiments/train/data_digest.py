@@ -48,7 +48,7 @@ def load_split(
         ValueError: the split has no ``batch(indices, seeds)``, or is a stream and not for training.
     """
     split = data.load(name)
-    if isinstance(split, Collector):
+    if name == "train" and isinstance(split, Collector):
         return split
     check_signature(split)
     if not is_split(split) and (num_train := config.get("num_train")) is not None:

@@ -144,7 +144,7 @@ class Collector(Protocol):
             model: with the weights after ``step`` steps, in training mode; gradients are off.
             step: counted from 0.
             batch_size: examples of the global batch.
-            generator: the only source of randomness; it depends on the seed and the step.
+            generator: depends on the seed and the step, and is the only source of randomness besides the model's dropout.
         """
         ...
 

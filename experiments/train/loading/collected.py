@@ -28,6 +28,11 @@ def collect_batches(
     rows = slice(number * batch_size // count, (number + 1) * batch_size // count)
     for step in steps:
         generator = Generator().manual_seed(derive_seed(seed, "collect", step))
+        # Dropout of the model draws from torch's global generators: every replica, and a resumed run, gets the same batch.
+        global_seed = derive_seed(seed, "collect", step, "global")
+        torch.default_generator.manual_seed(global_seed)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed(global_seed)
         with torch.no_grad():
             batch = collector.collect(model, step, batch_size, generator)
         yield slice_rows(batch, rows)
