@@ -301,7 +301,10 @@ def _fix_of_tensor(path: str, name: str, owner: nn.Module, is_model: bool) -> st
     return f"it is a tensor of a module that is no part of the model; make the module a submodule of the model ({path})"
 
 
-_FIX_OF_GROUP = "the optimizer changes a value of its parameter group; use an optimizer that keeps it in `state[parameter]`, which is saved"
+_FIX_OF_GROUP = (
+    "the optimizer changes a value of its parameter group, and a checkpoint holds only `state[parameter]`; "
+    "use an optimizer that keeps the value there"
+)
 
 
 def _fix_of_plain(path: str, value: object) -> str:

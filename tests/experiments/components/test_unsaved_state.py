@@ -205,7 +205,7 @@ LOST: dict[str, tuple[Callable[[Given], object], str]] = {
     ),
     "number of a parameter group": (
         lambda given: given.set_group_value(given.steps),
-        r"optimizer\.train\[0\]: the optimizer changes a value of its parameter group; use an optimizer that",
+        r"optimizer\.train\[0\]: the optimizer changes a value of its parameter group, and a checkpoint holds only",
     ),
     "weight of an engine": (lambda given: _second_optimizer(given, "engine"), r"parallel\.critic\.weight"),
 }
