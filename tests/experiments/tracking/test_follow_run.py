@@ -103,7 +103,7 @@ def test_follower_gives_up_after_its_grace_period_with_one_line(tmp_path: Path) 
     out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert err.count("\n") == 1
-    assert "`lathe sync a1b2c3` retries" in err
+    assert f"`lathe sync {trial.reference}` retries" in err
     assert json.loads(out.splitlines()[-1])["pending"] == 4
 
 
