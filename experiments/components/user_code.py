@@ -16,7 +16,7 @@ OWN = frozenset({"benchmarks", "conf", "experiments", "launchers", "modules", "s
 """Folders of Lathe in `ROOT`."""
 STDLIB = sysconfig.get_path("stdlib")
 INSTALLED = ("site-packages", "dist-packages")
-_FRAME = re.compile(r'^ *File "(?P<path>.+)", line (?P<line>\d+), in (?P<function>.+)$', re.MULTILINE)
+_FRAME = re.compile(r'^ *File "(?P<path>.+)", line (?P<line>\d{1,9}), in (?P<function>.+)$', re.MULTILINE)
 _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback.*", re.DOTALL)
 
 
@@ -88,7 +88,8 @@ def _frames(err: BaseException) -> Iterator[UserFrame]:
     for frame, line in traceback.walk_tb(err.__traceback__):
         yield _make_frame(frame.f_code.co_filename, line, frame.f_code.co_name)
     for match in _FRAME.finditer(str(err)) if _IN_WORKER.search(str(err)) else ():
-        yield _make_frame(match["path"], int(match["line"]), match["function"])
+        if match["path"].endswith(".py") and os.path.isfile(match["path"]):  # the text can be from a file of data
+            yield _make_frame(match["path"], int(match["line"]), match["function"])
     if isinstance(err, SyntaxError) and err.filename and err.lineno:
         yield _make_frame(err.filename, err.lineno, "<module>")
 

@@ -73,6 +73,10 @@ def _sent_rows(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         address = mask_password(str(resolve(store)))
         text = f"{address}, with {login}" if login and address.startswith("http") else address
         yield "results go to", text, "tracking.store"
+    for label, node in (config["tracking"].get("trackers") or {}).items():
+        for name, value in node.items():
+            if name != "_target_" and isinstance(value, str):
+                yield f"{label} gets", f"{name}={mask_password(value)}", f"tracking.trackers.{label}.{name}"
 
 
 def _plan_table(plan: Plan, estimate: ResourceEstimate, seconds_per_step: float | None) -> Table:

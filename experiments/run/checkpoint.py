@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import shutil
+import stat
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -325,7 +326,10 @@ def _examine(
         for name, (size, crc32) in sealed["files"].items():
             if needed is not None and name not in needed:
                 continue
-            actual = (folder / name).stat().st_size
+            found = (folder / name).stat()
+            if not stat.S_ISREG(found.st_mode):  # reading a FIFO or a device has no end
+                return f"{name} is not a file", {}
+            actual = found.st_size
             if actual != size:
                 return f"{name} has {actual} bytes of {size}", {}
             if check_content and _crc32(folder / name) != crc32:

@@ -106,7 +106,7 @@ class RunCallbacks:
         if not self.stateful:
             return
         states = read_tree(folder, STATE)
-        missing = [name for name in self.stateful if name not in states]
+        missing = [name for name in (*self.stateful, END) if name not in states]
         if missing:
             raise ValueError(f"the checkpoint has no state of {', '.join(missing)}; start a new run")
         for callback in self.callbacks.values():

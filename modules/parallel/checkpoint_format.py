@@ -26,6 +26,8 @@ MODEL = "model.safetensors"
 DELIVERED = "delivered.safetensors"  # weights that a run delivers in place of the trained ones, such as their average
 OPTIMIZER = "optimizer.safetensors"  # keys are "<parameter>.<entry>"
 REST = "optimizer.json"  # its class, the numbers in its state, and values of the engine
+MAX_LIST = 1 << 16
+"""Most elements of a list in the state of an optimizer: a small file must not fill the memory."""
 
 
 class StateError(ValueError):
@@ -234,10 +236,16 @@ def _flatten(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Raises:
+        ValueError: the length of a list is not possible.
+    """
     entries = {key: value for key, value in flat.items() if not key.endswith("]")}
     for key, length in flat.items():
         if key.endswith("[]"):
             name = key.removesuffix("[]")
+            if not 0 <= length <= MAX_LIST:
+                raise ValueError(f"the optimizer's {name} has {length} elements, but at most {MAX_LIST} are read")
             entries[name] = [flat.get(f"{name}[{number}]") for number in range(int(length))]
     return entries
 
@@ -344,7 +352,12 @@ def read_tree(folder: Path, name: str) -> Any:
             return tensors[str(number)] if number is not None else {key: decode(each) for key, each in value.items()}
         return [decode(each) for each in value] if isinstance(value, list) else value
 
-    return decode(plain)
+    try:
+        return decode(plain)
+    except KeyError as err:
+        raise StateError(path, [f"the tensor {err.args[0]} is missing"], OLDER_HINT) from err
+    except RecursionError:
+        raise StateError(folder / f"{name}.json", ["it is nested too deeply"], OLDER_HINT) from None
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -357,7 +370,11 @@ def _write_json(path: Path, value: object) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, FileNotFoundError) as err:
+        if path.exists() and not path.is_file():  # reading a FIFO waits for a writer
+            raise ValueError("it is not a file")
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("it is not a map")
+    except (ValueError, FileNotFoundError, RecursionError) as err:
         raise StateError(path, [str(err)], OLDER_HINT) from err
     return value

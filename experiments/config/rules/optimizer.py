@@ -58,6 +58,10 @@ def _phase_maps(view: ConfigView) -> list[str]:
         f"optimizer.phases.{name}={phase!r} is not a map; {example}"
         for name, phase in (phases or {}).items()
         if not isinstance(phase, dict)
+    ] + [
+        f"optimizer.phases.{name}.phases: a phase has no phases of its own; write them below optimizer.phases"
+        for name, phase in (phases or {}).items()
+        if isinstance(phase, dict) and "phases" in phase
     ]
 
 

@@ -15,6 +15,7 @@ MACHINE_KEYS = {
     "hardware.slurm": "goes into the batch script, which a shell on the nodes runs",
     "launcher": "chooses the programs that are started, or the environment variables that they get",
     "tracking.store": "decides where results and the login of your MLflow server are sent",
+    "tracking.trackers": "decides where results are sent",
 }
 """What the texts below each of these keys do. Numbers, such as ``launcher.workers``, are harmless."""
 HARMLESS_VARIABLES = ("LATHE_DATA", "LATHE_RUNS")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 
 from experiments.components.instantiate import instantiate
 from experiments.config.options import CONF_DIR
+from experiments.core.errors import InputError
 from experiments.sweep.pruners.base import Pruner
 from experiments.sweep.strategies.base import Strategy
 
@@ -84,6 +86,11 @@ def read_option(group: str, name: str) -> dict[str, Any]:
 
 
 def _make(node: Mapping[str, Any], group: str, trust: Collection[str]) -> Any:
+    known = [path.stem for path in (CONF_DIR / group).glob("*.yaml")]
+    if "_target_" not in node and node["name"] not in (*known, "list"):  # a name with `..` would read any file
+        raise InputError([f"sweep.{group}.name={node['name']} is unknown; write one of {', '.join(sorted(known))}"])
+    if "${" in json.dumps(node):  # a file of a stranger could give your variables to a class
+        raise InputError([f"sweep.{group} has a reference, which could read your environment; write the value itself"])
     named = {} if "_target_" in node or node["name"] == "list" else read_option(group, node["name"])
     values = {**named, **{key: value for key, value in node.items() if key != "name"}}
     if "_target_" not in values:  # strategy=list: the points are in the spec, and no strategy chooses them

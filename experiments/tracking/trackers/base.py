@@ -38,6 +38,19 @@ class RunInfo:
         return {key: text for key, text in self.tags.items() if not key.startswith("mlflow.")}
 
 
+def make_folder(run: RunInfo, name: str) -> Path:
+    """Make a folder of a tracker in the run folder; a link, which could lead out of it, is refused.
+
+    Raises:
+        StoreError: it is a link.
+    """
+    folder = run.trial.folder / name
+    if folder.is_symlink():
+        raise StoreError(f"{folder} is a link, which could lead out of the run; remove it", is_permanent=True)
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @dataclass(frozen=True)
 class StoredRun:
     """A run that a tracker has opened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -26,8 +27,10 @@ def make_tracker(trial: Trial, label: str, trust: Collection[str] = ()) -> Track
     """Make one tracker of a run.
 
     Raises:
-        StoreError: its code is not trusted, is missing, or refuses the values of the configuration.
+        StoreError: its name is wrong, or its code is not trusted, is missing, or refuses the values of the configuration.
     """
+    if not re.fullmatch(r"[\w-]+", label):  # it is part of the name of a file
+        raise StoreError(f"run {trial.folder.name!r}: {label!r} is not a name of a tracker", is_permanent=True)
     node = (trial.config["tracking"].get("trackers") or DEFAULT)[label]
     try:
         tracker: Tracker = instantiate(dict(node), f"tracking.trackers.{label}", trust, group="tracking")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from experiments.run.journal import MetricsEvent
-from experiments.tracking.trackers.base import RunInfo, StoredRun, Tracker
+from experiments.tracking.trackers.base import RunInfo, StoredRun, Tracker, make_folder
 from experiments.trial.parameters import mask_password
 
 if TYPE_CHECKING:
@@ -38,9 +38,8 @@ class TensorBoard(Tracker):
 
     def open(self, run: RunInfo, known_id: str, *, fresh: bool = False) -> StoredRun:
         """Continue the event file of the run, or begin one with the configuration."""
-        folder = run.trial.folder / FOLDER
-        folder.mkdir(exist_ok=True)
-        paths = sorted(folder.glob("events.out.tfevents.*.lathe"))
+        folder = make_folder(run, FOLDER)
+        paths = sorted(path for path in folder.glob("events.out.tfevents.*.lathe") if not path.is_symlink())
         for path in paths if fresh else []:
             path.unlink()
         last_steps, self._images = dict[str, int](), set()
@@ -105,6 +104,8 @@ class TensorBoard(Tracker):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             inside = f"{name}/{file.relative_to(path).as_posix()}" if path.is_dir() else name
             if file.suffix.lower() not in IMAGES or inside in self._images:
+                continue
+            if file.is_symlink() or not file.is_file():  # a link could lead out of the run
                 continue
             with Image.open(file) as image:
                 width, height = image.size

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.run.journal import MetricsEvent
-from experiments.tracking.trackers.base import RunInfo, StoredRun, Tracker
+from experiments.tracking.store_uri import StoreError
+from experiments.tracking.trackers.base import RunInfo, StoredRun, Tracker, make_folder
+from experiments.trial.parameters import mask_password
 
 COMPLETE = "complete"
 """File beside the offline runs: the process that wrote them ended in order, so they have all that it sent."""
@@ -35,13 +40,15 @@ class Wandb(Tracker):
 
     def open(self, run: RunInfo, known_id: str, *, fresh: bool = False) -> StoredRun:
         """Continue a complete mirror, or begin a new one. W&B itself starts with the first value."""
-        self._info, self._end = run, None
-        folder = run.trial.folder / "wandb"
+        self._info = run
+        folder = make_folder(run, "wandb")
+        if os.path.lexists(other := run.trial.folder / ".wandb"):  # W&B would write there instead
+            raise StoreError(f"{other} is in the place of {folder}; remove it", is_permanent=True)
         is_complete = (folder / COMPLETE).exists() and not fresh
-        if folder.exists() and not is_complete and self._run is None:
+        if not is_complete and self._run is None:
             shutil.rmtree(folder)
-        (run.trial.folder / "wandb").mkdir(exist_ok=True)
-        page = f"wandb sync {folder}/offline-run-*"
+            folder.mkdir()
+        page = f"wandb sync {shlex.quote(str(folder))}/offline-run-*"
         began = folder.stat().st_ctime_ns  # another id than before, so that everything is sent
         run_id = known_id if is_complete and known_id else f"{run.trial.folder.name}-{began}"
         return StoredRun(run_id, has_points=is_complete, page=page)
@@ -53,13 +60,15 @@ class Wandb(Tracker):
     def _start(self) -> Any:
         """Start W&B, without what it would record by itself."""
         if self._run is None:
+            os.environ["WANDB_ERROR_REPORTING"] = "false"  # W&B would send its own errors even without a login
             import wandb
 
             (self._folder / COMPLETE).unlink(missing_ok=True)
             trial = self._info.trial
+            config = json.loads(mask_password(json.dumps(trial.config)))
             self._run = wandb.init(
                 mode="offline", dir=str(trial.folder), id=trial.folder.name, resume="allow", project=self.project,
-                entity=self.entity, name=self._info.name, group=trial.provenance.get("sweep"), config=trial.config,
+                entity=self.entity, name=self._info.name, group=trial.provenance.get("sweep"), config=config,
                 settings=wandb.Settings(
                     silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True, x_disable_meta=True
                 ),

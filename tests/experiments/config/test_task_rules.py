@@ -145,3 +145,22 @@ def test_new_keys_with_their_defaults_change_no_trial_id() -> None:
     assert trial_id(config) == trial_id(older)
     changed = [compose(["model=mlp", override]).config for override in ("callback=ema", "gradient=noise")]
     assert len({trial_id(each) for each in (config, *changed)}) == 3
+
+
+def test_a_phase_has_no_phases_of_its_own() -> None:
+    assert problems_of("+optimizer.phases.a.phases.b.lr=0.1") == [
+        "optimizer.phases.a.phases: a phase has no phases of its own; write them below optimizer.phases"
+    ]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "optimizer.phases.a={_target_: os.system}", "optimizer.phases.a={schedule: {_target_: os.system}}",
+        "optimizer.phases.a.lr={_target_: os.system}", "optimizer.schedule={_target_: os.system}",
+        "optimizer.groups=[{match: [x], lr: {_target_: os.system}}]", "callback.a={_target_: os.system}",
+        "gradient.a={_target_: os.system}", "tracking.trackers.a={_target_: os.system}",
+    ],
+)  # fmt: skip
+def test_untrusted_code_is_refused_at_any_depth(place: str) -> None:
+    assert any("is not on the list of code that may run" in problem for problem in problems_of(f"+{place}"))

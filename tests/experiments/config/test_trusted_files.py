@@ -27,6 +27,7 @@ SETTINGS = {
     "store": "tracking: {store: 'http://example.org'}",
     "store_with_secret": "tracking: {store: 'http://example.org/${oc.env:HOME}'}",
     "store_by_reference": "tags: {a: 'http://example.org'}\ntracking: {store: '${tags.a}'}",
+    "team": "tracking: {trackers: {wandb: {_target_: experiments.tracking.trackers.wandb.Wandb, entity: them}}}",
     "secret_in_tag": "tags: {a: '${oc.env:HOME}'}",
     "secret_in_default": "data: {root: '${oc.env:LATHE_DATA,${oc.env:HOME}}'}",
     "secret_in_spaces": "description: '${ oc.env : HOME }'",

@@ -176,6 +176,15 @@ def test_files_of_lathe_python_and_installed_packages_are_not_the_users(tmp_path
     assert find_user_frame(caught.value) is None
 
 
+@pytest.mark.parametrize("name", ["secret.txt", "fifo.py"])
+def test_an_error_with_the_text_of_a_data_file_opens_no_other_file(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.py")
+    (tmp_path / "secret.txt").write_text("password\n")
+    frame = f'  File "{tmp_path / name}", line 1, in f'
+    text = f"Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n{frame}\n"
+    assert find_user_frame(ValueError(text)) is None
+
+
 @pytest.mark.parametrize(
     ("overrides", "need"),
     [

@@ -39,6 +39,11 @@ def refuse(number: int) -> Callable[[Path], None]:
     return fill
 
 
+def _make_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def names(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 
@@ -193,6 +198,7 @@ checkpoints.save(8, die, {{}})
         (lambda folder: (folder / "state.json").unlink(), "state.json is missing"),
         (lambda folder: os.truncate(folder / "state.json", 9), "state.json is not readable"),
         (lambda folder: (folder / "state.json").write_text("[]"), "state.json is not readable"),
+        (lambda folder: _make_fifo(folder / "model.safetensors"), "model.safetensors is not a file"),
     ],
 )
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(

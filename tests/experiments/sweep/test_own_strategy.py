@@ -198,3 +198,18 @@ def test_a_strategy_of_an_experiment_is_referred_to_the_sweep() -> None:
 def test_an_own_strategy_counts_the_points_that_it_may_still_choose(tmp_path: Path) -> None:
     sweep = make_own_sweep(tmp_path, {"_target_": f"{TARGET}.Neighbour"})
     assert count_todo(sweep.spec, sweep.ledger().read()) == 5
+
+
+@pytest.mark.parametrize("group", ["strategy", "pruner"])
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"name": "../../outside"}, "is unknown; write one of"),
+        ({"name": "mine", "_target_": "os.system", "command": "id"}, "is not on the list of code that may run"),
+        ({"name": "mine", "_target_": "modules.model.mlp.Mlp"}, "is in the wrong place"),
+        ({"name": "mine", "_target_": f"{TARGET}.Neighbour", "seed": "${oc.env:HOME}"}, "could read your environment"),
+    ],
+)
+def test_a_foreign_node_runs_no_code_and_reads_no_other_file(node: dict[str, Any], message: str, group: str) -> None:
+    with pytest.raises(InputError, match=message):
+        (make_strategy if group == "strategy" else make_pruner)(node, TRUST)

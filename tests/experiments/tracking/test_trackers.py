@@ -266,3 +266,45 @@ def test_a_tracker_that_refuses_its_values_is_reported_before_the_training() -> 
     config = compose([f"+tracking.trackers.mine={node}"], trust=TRUST).config
     with pytest.raises(PlanError, match=r"tracking\.trackers\.mine: when=now cannot work; write later"):
         check_trackers(config, TRUST)
+
+
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [
+        pytest.param("tensorboard", "tensorboard", marks=has_tensorboard), ("wandb", "wandb"), ("wandb", ".wandb"),
+        ("../../outside", None),
+    ],
+)  # fmt: skip
+def test_a_tracker_writes_only_below_the_run_folder(tmp_path: Path, name: str, link: str | None) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    tracking = track("mlflow")
+    tracking["trackers"] = {name: NODES.get(name, NODES["wandb"])}
+    trial = make_run(tmp_path, tracking=tracking)
+    with start_attempt(trial) as journal:
+        log_steps(journal, range(3))
+    if link:
+        (trial.folder / link).symlink_to(outside)
+    with pytest.raises(StoreError, match=r"remove it|is not a name of a tracker"):
+        sync_run(trial)
+    assert [*outside.iterdir()] == []
+    assert [*tmp_path.glob("**/sync_*")] == []
+
+
+@has_tensorboard
+def test_a_link_in_the_folder_of_tensorboard_is_neither_read_nor_cut(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    Image.new("L", (2, 2)).save(secret)
+    trial = make_run(tmp_path, tracking=track("tensorboard"))
+    with start_attempt(trial) as journal:
+        log_steps(journal, range(3))
+        (trial.folder / "samples").mkdir()
+        (trial.folder / "samples" / "a.png").symlink_to(secret)
+        journal.artifact("samples")
+    (trial.folder / "tensorboard").mkdir()
+    (trial.folder / "tensorboard" / "events.out.tfevents.1.lathe").symlink_to(secret)
+    before = secret.read_bytes()
+    sync_run(trial)
+    assert secret.read_bytes() == before
+    (trial.folder / "tensorboard" / "events.out.tfevents.1.lathe").unlink()
+    assert not [value.tag for _, value in read_events(trial.folder) if value.HasField("image")]

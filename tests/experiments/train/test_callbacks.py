@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from experiments.core.errors import InputError, TrainingError
 from modules.callback.base import Callback
-from modules.parallel.checkpoint_format import read_tree, write_tree
+from modules.parallel.checkpoint_format import StateError, read_tree, write_tree
 from tests.experiments.train.test_trainer import Attempt
 
 SHORT = ("max_steps=12", "eval_every_steps=4", "checkpoint.every_steps=4", "optimizer.lr=0.01")
@@ -115,3 +116,26 @@ def test_a_tree_survives_the_files_of_a_checkpoint(tmp_path: Path) -> None:
 def test_a_tree_with_other_values_is_refused(tree: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         write_tree(tmp_path, "own", tree)
+
+
+DEEP = 100_000
+HOSTILE_TREES = {
+    "no tensor": '{"a": {"number of the tensor": 7}}', "list": "[]", "number": "1", "deep": "[" * DEEP + "]" * DEEP,
+    "deep map": '{"a":' * 900 + "1" + "}" * 900,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE_TREES.values(), ids=HOSTILE_TREES)
+def test_a_hostile_tree_is_reported_as_damaged(text: str, tmp_path: Path) -> None:
+    write_tree(tmp_path, "own", {})
+    (tmp_path / "own.json").write_text(text)
+    with pytest.raises(StateError, match="resume from an older checkpoint"):
+        read_tree(tmp_path, "own")
+
+
+def test_a_fifo_in_place_of_a_tree_is_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path, "own", {})
+    (tmp_path / "own.json").unlink()
+    os.mkfifo(tmp_path / "own.json")
+    with pytest.raises(StateError, match="it is not a file"):
+        read_tree(tmp_path, "own")
