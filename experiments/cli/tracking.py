@@ -14,7 +14,7 @@ from experiments.trial.trial import find_trial
 
 
 def sync(args: argparse.Namespace) -> int:
-    """Copy runs to the MLflow store.
+    """Copy runs to their trackers.
 
     Raises:
         InputError: there is no such run.

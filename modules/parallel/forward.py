@@ -160,7 +160,7 @@ class MetricAccumulator:
         """
         if self.sums is None:
             raise ValueError("evaluate needs at least one batch, but got 0; check that the split is not empty")
-        count = self.sums.new_tensor([self.weight])
+        count = torch.tensor([self.weight], dtype=torch.float64, device=self.sums.device)
         flat = ranks.sum(torch.cat([count, self.sums, *(total.reshape(1) for total in self.totals.values())]), "data")
         values = flat.to("cpu", torch.float64)
         sums, totals = values[1 : 1 + len(self.sums)], values[1 + len(self.sums) :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -45,7 +46,11 @@ class Wandb(Tracker):
         if os.path.lexists(other := run.trial.folder / ".wandb"):  # W&B would write there instead
             raise StoreError(f"{other} is in the place of {folder}; remove it", is_permanent=True)
         is_complete = (folder / COMPLETE).exists() and not fresh
-        if not is_complete and self._run is None:
+        if not is_complete:
+            if self._run is not None:  # an error ended the last sync, so W&B may lack a part of it
+                with contextlib.suppress(Exception):
+                    self._run.finish()
+                self._run = None
             shutil.rmtree(folder)
             folder.mkdir()
         page = f"wandb sync {shlex.quote(str(folder))}/offline-run-*"
