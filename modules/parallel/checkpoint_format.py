@@ -27,7 +27,7 @@ DELIVERED = "delivered.safetensors"  # weights that a run delivers in place of t
 OPTIMIZER = "optimizer.safetensors"  # keys are "<parameter>.<entry>"
 REST = "optimizer.json"  # its class, the numbers in its state, and values of the engine
 MAX_LIST = 1 << 16
-"""Most elements of a list in the state of an optimizer: a small file must not fill the memory."""
+"""Most elements of all lists in the state of one parameter: a small file must not fill the memory."""
 
 
 class StateError(ValueError):
@@ -238,15 +238,16 @@ def _flatten(entries: Mapping[str, Any]) -> dict[str, Any]:
 def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """
     Raises:
-        ValueError: the length of a list is not possible.
+        ValueError: the lists are too long.
     """
     entries = {key: value for key, value in flat.items() if not key.endswith("]")}
-    for key, length in flat.items():
-        if key.endswith("[]"):
-            name = key.removesuffix("[]")
-            if not 0 <= length <= MAX_LIST:
-                raise ValueError(f"the optimizer's {name} has {length} elements, but at most {MAX_LIST} are read")
-            entries[name] = [flat.get(f"{name}[{number}]") for number in range(int(length))]
+    lengths = {key.removesuffix("[]"): length for key, length in flat.items() if key.endswith("[]")}
+    if not (
+        all(isinstance(each, int) and each >= 0 for each in lengths.values()) and sum(lengths.values()) <= MAX_LIST
+    ):
+        raise ValueError(f"the optimizer's lists have {lengths} elements, but at most {MAX_LIST} are read")
+    for name, length in lengths.items():
+        entries[name] = [flat.get(f"{name}[{number}]") for number in range(length)]
     return entries
 
 
