@@ -15,12 +15,14 @@ from experiments.components.assemble import Components, assemble
 from experiments.components.instantiate import instantiate
 from experiments.config import options
 from experiments.config.allowlist import trusted
+from experiments.config.rules import task as task_rules
 from experiments.config.rules import topology as topology_rules
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.base import ConfigView, NotApplicable
 from experiments.core.errors import PlanError
 from experiments.plan.estimate import count_micro_batch, make_machine, megabytes, memory_bytes, resolve_device
-from modules.parallel.cost_model.compatibility import find_incompatibilities, find_stage_bounds
+from modules.optimizer.base import find_optimizer_problems
+from modules.parallel.cost_model.compatibility import find_incompatibilities, find_splitting, find_stage_bounds
 from modules.parallel.cost_model.layer_counts import ModelCount, interpolate
 from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.memory import estimate_memory
@@ -118,6 +120,7 @@ class _LayoutComparison:
         self.nodes = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in known.items()}
         self.counted: dict[int, tuple[ModelCount, ModelCount]] = {}
         self.counts: dict[tuple[int, int], ModelCount] = {}
+        self.optimizer_problems: dict[str, list[str]] = {}
         self.dropped: Counter[str] = Counter()
 
     def run(self) -> SearchResult:
@@ -183,14 +186,27 @@ class _LayoutComparison:
     def _problem(self, layout: ParallelLayout, overrides: Iterable[str]) -> str | None:
         """The first rule of a plan, or requirement of the model, that a layout violates."""
         config = _apply_overrides(self.config, overrides, self.nodes)
-        for rule in topology_rules.RULES:
+        for rule in (*topology_rules.RULES, *task_rules.RULES):
             try:
                 result = rule(ConfigView(config, ()))
             except NotApplicable:
                 continue
             if result:
                 return result if isinstance(result, str) else result[0]
-        return next(iter(find_incompatibilities(self.components.setup.model, layout.topology)), None)
+        problems = find_incompatibilities(self.components.setup.model, layout.topology)
+        return next(iter([*problems, *self._find_optimizer_problems(layout)]), None)
+
+    def _find_optimizer_problems(self, layout: ParallelLayout) -> list[str]:
+        """Problems of the optimizer, which is tried once for each way of splitting the weights."""
+        splits = find_splitting(layout.stage, layout.topology)
+        if splits not in self.optimizer_problems:
+            setup = self.components.setup
+            names = [name for name, parameter in setup.model.named_parameters() if parameter.requires_grad]
+            phases = [phase.name for phase in setup.get_task().phases()]
+            self.optimizer_problems[splits] = find_optimizer_problems(
+                setup.optimizer, names, splits, takes_closures=not splits, phases=phases
+            )
+        return self.optimizer_problems[splits]
 
     def _drop(self, layout: ParallelLayout, size: int, problem: str) -> None:
         """Count a layout once, by the first reason against it."""

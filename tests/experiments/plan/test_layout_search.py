@@ -210,6 +210,26 @@ def test_if_no_layout_fits_the_smallest_is_reported_with_hints() -> None:
     assert f"MB, but 18,000 MB can be used ({USABLE_MEMORY:.0%} of hardware.memory_gb)" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "needs",
+    [
+        ["callback=ema"],
+        ["gradient=noise"],
+        [
+            "optimizer=sgd",
+            "~optimizer.momentum",
+            "~optimizer.nesterov",
+            "optimizer._target_=torch.optim._adafactor.Adafactor",
+        ],
+    ],
+    ids=["callback", "transform", "optimizer"],
+)
+def test_layouts_that_do_not_serve_what_the_training_needs_are_left_out(needs: list[str]) -> None:
+    overrides = ["model=mlp", "hardware=cpu_4", "parallel=auto", *needs]
+    result = compare(compose(overrides, trust=["torch"]))  # for Adafactor
+    assert {candidate.layout.engine for candidate in result.ranked} == {"single", "data"}
+
+
 def test_if_no_layout_is_valid_the_reasons_are_reported_with_hints() -> None:
     with pytest.raises(
         PlanError, match=r"correct the problems below\n.*batch_size_per_device=7 does not divide .*; try 4 or 8"
