@@ -21,7 +21,7 @@ from experiments.sweep.space import Space
 from experiments.sweep.space_parser import parse
 from experiments.sweep.strategies.base import PointResult
 from experiments.sweep.strategies.make_strategy import make_pruner, make_strategy
-from experiments.sweep.strategies.model_based import ModelBased
+from experiments.sweep.strategies.model_based import CmaEs, ModelBased
 
 UNDECIDED = NopPruner()
 """Used instead of Hyperband until the first finished point shows how many steps a trial has."""
@@ -217,7 +217,7 @@ class Study:
         """
         number = self._numbers[entry.point] = len(self._numbers)
         params, distributions = to_optuna(self.space, entry.values)
-        is_cmaes = self._spec["strategy"]["name"] == "cmaes"
+        is_cmaes = isinstance(self._strategy, CmaEs)
         if number == len(self._trials()):
             if is_cmaes:
                 self._study.ask()
