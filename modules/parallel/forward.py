@@ -32,6 +32,8 @@ class Forward:
         """
         self.device = find_device(config)
         self.task, self.config = task, config
+        self.shard: tuple[int, int] | None = None
+        """Which part of the global batch this process computes, and of how many; None: as its process groups say."""
         self.precision = config.precision
         self.channels_last = config.channels_last
         for part in (task, getattr(task, "objective", None)):
@@ -68,7 +70,8 @@ class Forward:
             # 1 where all micro-batches of all replicas weigh the same
             factors = (stacked * (len(parts) * ranks.topology.data / total.clamp_min(1e-300))).tolist()
         size = count_examples(batch)
-        first, num_rows = ranks.coordinates.data * size, ranks.topology.data * size
+        number, count = self.shard or (ranks.coordinates.data, ranks.topology.data)
+        first, num_rows = number * size, count * size
         rows = range(first, first + size, size // len(parts))
         seed = derive_seed(config.seed, step, name)
         return [

@@ -177,7 +177,9 @@ class Replica:
                 group.broadcast(self._buffers)
                 flat.give_buffers(self._buffers)
         step, chunk = divmod(number, chunks_per_round)
-        batch = self._fetch(step, chunk * group.size + group.member, chunks_per_round * group.size)
+        shard = chunk * group.size + group.member, chunks_per_round * group.size
+        batch = self._fetch(step, *shard)
+        self._single.forward.shard = shard
         metrics = self._single.backward(batch, step)
         if group.size > 1:
             flat.take_gradients(self._own, self._present)
