@@ -28,6 +28,13 @@ TINY = ("tracking=off", "model=softmax", "max_steps=5", "eval_every_steps=5")
 COMMAND = [sys.executable, "-P", "-m", "experiments.launch.training_process"]
 
 
+@pytest.fixture(autouse=True)
+def _restore_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training process gives up its standard input and the debugger; here it is the process of the tests."""
+    for name in ("stdin", "breakpointhook"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+
+
 def prepared(tmp_path: Path, *overrides: str) -> Trial:
     trial = freeze(compose([f"runs_dir={tmp_path}/runs", *TINY, *overrides]))
     (trial.folder / "attempts" / "1").mkdir(parents=True)
