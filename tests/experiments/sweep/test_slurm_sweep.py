@@ -129,8 +129,10 @@ def test_killed_worker_loses_no_points_and_mlflow_has_each_once(cluster: Cluster
     tracked = ("tracking=sqlite", "launcher.workers=2")
     sweep = submit_sweep(runs_dir, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02,0.03", *tracked)
     wait_for_checkpoint(sweep)
+    worker = _process_of(sweep, read_entries(sweep)[0].worker)
+    os.kill(worker, signal.SIGSTOP)  # so that it does not end during the sync
     SweepSync(sweep).sync()
-    os.kill(_process_of(sweep, read_entries(sweep)[0].worker), signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
     results = wait_for_end(sweep)
     assert [entry.state for entry in results] == ["finished"] * 3
     assert has_each_metric_once(sweep)
