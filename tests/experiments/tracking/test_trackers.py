@@ -46,7 +46,8 @@ NODES = {
     "wandb": {"_target_": "experiments.tracking.trackers.wandb.Wandb", "project": "probe"},
 }
 has_tensorboard = pytest.mark.skipif(
-    importlib.util.find_spec("tensorboard") is None, reason="needs the extra 'tensorboard'"
+    importlib.util.find_spec("tensorboard") is None,
+    reason="tensorboard is not installed: pip install 'lathe[tensorboard]'",
 )
 Reader = Callable[[Path], list[tuple[str, int, float]]]
 
@@ -139,7 +140,7 @@ def read_wandb(folder: Path) -> list[tuple[str, int, float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs the extra 'wandb'")
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is an extra: pip install 'lathe[wandb]'")
 def test_the_offline_mirror_of_wandb_continues_after_a_resume_and_begins_again_after_a_kill(tmp_path: Path) -> None:
     trial = make_run(tmp_path, tracking=track("wandb"))
     with start_attempt(trial) as journal:
