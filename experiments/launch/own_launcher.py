@@ -23,19 +23,26 @@ def uses_scheduler(config: Mapping[str, Any]) -> bool:
         return "dry_run" in config["launcher"]
 
 
+def _require(part: object, method: str, problem: str) -> None:
+    """
+    Raises:
+        InputError: a part of the user's launcher lacks a method.
+    """
+    if not callable(getattr(part, method, None)):
+        raise InputError([problem])
+
+
 def complete_executor(executor: Any, target: str) -> Executor:
     """Give an executor the methods that it leaves out.
 
     Raises:
         InputError: it has no `submit`.
     """
-    if not callable(getattr(executor, "submit", None)):
-        raise InputError(
-            [
-                f"launcher._target_={target} has no method `submit`, and a sweep needs it to start its workers; "
-                "add it, or write launcher=local"
-            ]
-        )
+    _require(
+        executor, "submit",
+        f"launcher._target_={target} has no method `submit`, and a sweep needs it to start its workers; "
+        "add it, or write launcher=local",
+    )  # fmt: skip
     return _CompleteExecutor(executor, target)
 
 
@@ -45,13 +52,11 @@ def check_launcher(launcher: Any, target: str) -> Launcher:
     Raises:
         InputError: it has no `launch`.
     """
-    if not callable(getattr(launcher, "launch", None)):
-        raise InputError(
-            [
-                f"launcher._target_={target} has no method `launch`, and a run that is started here needs it; "
-                "start a sweep of one trial with `lathe run`, or write launcher=local"
-            ]
-        )
+    _require(
+        launcher, "launch",
+        f"launcher._target_={target} has no method `launch`, and a run that is started here needs it; "
+        "start a sweep of one trial with `lathe run`, or write launcher=local",
+    )  # fmt: skip
     checked: Launcher = launcher
     return checked
 
@@ -62,13 +67,11 @@ def complete_handle(handle: Any, target: str) -> Handle:
     Raises:
         InputError: it has no `poll`.
     """
-    if not callable(getattr(handle, "poll", None)):
-        raise InputError(
-            [
-                f"launcher._target_={target}: `launch` returned {handle!r}, which has no method `poll`; "
-                "return an object as `launchers.base.Handle` describes, such as subprocess.Popen"
-            ]
-        )
+    _require(
+        handle, "poll",
+        f"launcher._target_={target}: `launch` returned {handle!r}, which has no method `poll`; "
+        "return an object as `launchers.base.Handle` describes, such as subprocess.Popen",
+    )  # fmt: skip
     if all(hasattr(handle, name) for name in ("pid", "failed_rank", "signal")):
         whole: Handle = handle
         return whole

@@ -72,7 +72,7 @@ class Study:
         self._strategy = make_strategy(self._spec["strategy"], self._trust)
         self._pruner = make_pruner(self._spec["pruner"], self._trust) if self._spec["pruner"] else None
         self._results: dict[int, PointResult] = {}
-        """What the strategy was told last of each point."""
+        """The last result of each point that the strategy has received."""
         self._strategy.space, self._strategy.mode = self.space, str(self._spec["mode"])
         if self._pruner is not None:
             self._pruner.mode = str(self._spec["mode"])
@@ -113,7 +113,7 @@ class Study:
         """Call code of the strategy or the pruner, which may be a user's."""
         try:
             return work()
-        except Exception as err:
+        except Exception as err:  # a user's strategy or pruner may raise anything
             self._is_behind = True
             traceback.print_exc()  # to the log of the worker
             target = self._spec[part].get("_target_", self._spec[part]["name"])

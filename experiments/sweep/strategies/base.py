@@ -27,9 +27,9 @@ class PointResult:
 class Strategy:
     """Chooses the next point whenever a worker is free, with all results so far.
 
-    Each worker has a strategy of its own. It is told every point of the sweep, also those that other workers asked for, and
-    everything again after a restart. So what `ask` returns should depend on nothing but the constructor's arguments and what
-    `tell` was told; seed random numbers with both. An exception starts no more trials and loses none: the ones that run finish,
+    Each worker has a strategy of its own. `tell` receives every point of the sweep, also those of other workers, and all of them
+    again after a restart. So what `ask` returns should depend only on the constructor's arguments and on the results that `tell`
+    has received; seed random numbers with both. An exception starts no more trials and loses none: the ones that run finish,
     and `lathe resume SWEEP` goes on when the code is corrected.
 
     Example: it changes one value of the best point so far, for keys with a list of values.

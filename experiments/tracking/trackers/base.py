@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told about a run when it opens it."""
+    """What a tracker gets to know about a run when it opens it."""
 
     trial: Trial
     """Its folder, resolved configuration, id and provenance."""

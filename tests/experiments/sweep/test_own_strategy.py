@@ -1,4 +1,4 @@
-"""Strategies and pruners of a user's own: told every result, the same after a restart, and no trial lost by a fault in them."""
+"""Strategies and pruners of a user's own: they get every result, repeat their choices after a restart, and lose no trial."""
 
 from __future__ import annotations
 
