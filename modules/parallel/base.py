@@ -92,9 +92,8 @@ class TrainingSetup:
 class Engine(Protocol):
     """Trains one model on all ranks of a topology. All ranks call each method, in the same order.
 
-    A class may have two attributes, as plain tuples that the plan reads from the source: ``axes``, the axes of the topology that
-    it has ("pipe", "data", "model"), and ``serves``, the needs of tasks that it meets (`modules.task.base.Need`). Without
-    ``serves`` it trains only supervised tasks.
+    A class may have the attribute ``serves``: the needs of tasks that it meets (`modules.task.base.Need`), as a plain tuple that
+    the plan reads from the source. Without it the engine trains only supervised tasks.
     """
 
     def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:

@@ -26,7 +26,6 @@ class DataParallel(Single):
     """
 
     is_component = True
-    axes = ("data",)
 
     def __init__(self, data: Degree) -> None:
         """

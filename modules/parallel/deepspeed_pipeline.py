@@ -31,7 +31,6 @@ class Pipeline(DeepSpeedEngine):
     """
 
     is_component = True
-    axes = ("pipe", "data", "model")
     serves = ()
 
     def __init__(

@@ -27,7 +27,6 @@ class Zero(DeepSpeedEngine):
     """
 
     is_component = True
-    axes = ("data", "model")
     serves = ("inputs",)
 
     def __init__(

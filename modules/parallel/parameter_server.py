@@ -48,7 +48,6 @@ class ParameterServer:
     """
 
     is_component = True
-    axes = ("data",)
     serves = ("inputs",)
 
     def __init__(

@@ -27,7 +27,6 @@ class Single:
     """Trains on one device, with accumulation, mixed precision, clipping and compilation. Does not import DeepSpeed."""
 
     is_component = True
-    axes: ClassVar[tuple[str, ...]] = ()
     serves: ClassVar[tuple[Need, ...]] = (
         "inputs", "whole_model", "phases", "closure", "collector", "per_example_gradients", "gradients",
     )  # fmt: skip
