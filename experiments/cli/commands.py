@@ -291,6 +291,23 @@ COMMANDS = (
         ),
     ),
     Command(
+        "evaluate", "evaluate a run's model on its own or other data", "experiments.results.evaluate.evaluate:evaluate",
+        (
+            RUN,
+            argument(
+                "overrides", nargs="*", metavar="OVERRIDE", completes="override",
+                help="what to evaluate with instead: data=..., evaluator=..., parallel=...",
+            ),
+            argument(
+                "--split", choices=["val", "test", "train"], default="test", metavar="SPLIT", help="val, test or train (test)"
+            ),
+            argument("--checkpoint", metavar="STEP", help="best, last, or a step; default: the one that the run delivers"),
+            argument("--name", metavar="NAME", help="of the metrics, evaluation/NAME/...; default: a number"),
+            JSON, HERE, CONFIG_DIR, TRUST_CODE, TRUST, RUNS_DIR,
+        ),
+        OVERRIDES_HELP,
+    ),
+    Command(
         "report", "write a page, figures and a table of a sweep or of runs", "experiments.results.report.report:report",
         (
             argument(

@@ -74,6 +74,29 @@ def infer_interface(inputs: Tensors, outputs: Tensors) -> ModelInterface:
     return ModelInterface(_kinds(inputs, free), _kinds(outputs, free))
 
 
+def describe_other_kind(inputs: Tensors, recorded: str | list[str]) -> str | None:
+    """Describe inputs that are of another kind than the recorded one; None if they are of the same.
+
+    Args:
+        inputs: of a batch.
+        recorded: as `ModelInterface.to_dict` writes the inputs; its free sizes fit any size.
+    """
+    kinds, own = _read(recorded), _kinds(inputs, 1)
+    pairs = (kinds, own) if isinstance(kinds, tuple) and isinstance(own, tuple) else ((kinds,), (own,))
+    if len(pairs[0]) == len(pairs[1]) and all(map(_is_same, *pairs)):
+        return None
+    text = _format(own)
+    return text if isinstance(text, str) else ", ".join(text)
+
+
+def _is_same(recorded: TensorKinds, actual: TensorKinds) -> bool:
+    if not isinstance(recorded, TensorKind) or not isinstance(actual, TensorKind):
+        return False
+    sizes = zip(recorded.shape, actual.shape, strict=False)
+    is_same_shape = len(recorded.shape) == len(actual.shape) and all(size in (-1, other) for size, other in sizes)
+    return is_same_shape and recorded.dtype == actual.dtype
+
+
 def available_answers(num_classes: int | None) -> tuple[str, ...]:
     """What a model can return; without classes only its outputs."""
     return ANSWERS if num_classes else ANSWERS[:1]

@@ -82,16 +82,18 @@ def change(
     origins: SourceMap | None = None,
     config_dirs: Sequence[str | Path] = (),
     trust: Sequence[str] = (),
+    keeps_model: bool = False,
 ) -> Experiment:
     """Apply overrides to the resolved configuration of a run, and check the result like a composed one.
 
     Args:
-        config: resolved. Its references are gone, so another ``data`` cannot be chosen.
+        config: resolved. Its references are gone, so another ``data`` can be chosen only for the model as it is.
         overrides: as in `compose`.
         source: id of the trial that ``config`` belongs to.
         origins: where its values were written.
         config_dirs: folders with further groups and options.
         trust: further packages whose classes `_target_` may name, and folders with files that you trust.
+        keeps_model: the overrides may choose other ``data``, and the model stays what it is.
 
     Raises:
         InputError: lists every problem.
@@ -100,7 +102,7 @@ def change(
     draft = ConfigDraft(dirs, options.groups(dirs), origins=origins or SourceMap())
     chosen, values = _sort_overrides(overrides, draft)
     tree = OmegaConf.create(config)
-    choices = _replace_options(chosen, tree, draft)
+    choices = _replace_options(chosen, tree, draft, (MAY_BE_EMPTY,) if keeps_model else ("data", MAY_BE_EMPTY))
     changed_keys = {override.key_or_group for override in values}
     if "parallel" in choices and "batch_size_per_device" not in changed_keys:
         tree["batch_size_per_device"] = None  # the value was for the old topology
@@ -116,9 +118,10 @@ def _packages(trust: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in trust if not is_folder(name))
 
 
-def _replace_options(chosen: list[str], tree: DictConfig, draft: ConfigDraft) -> dict[str, str | None]:
-    """Replace options in a resolved configuration; returns the new option of each group."""
-    fixed = ("data", MAY_BE_EMPTY)
+def _replace_options(
+    chosen: list[str], tree: DictConfig, draft: ConfigDraft, fixed: Sequence[str]
+) -> dict[str, str | None]:
+    """Replace options of groups that are not fixed in a resolved configuration; returns the new option of each group."""
     problems = [
         f"{override_text} cannot change a trial, because other keys depend on it; start a new one with `lathe run`"
         for override_text in chosen

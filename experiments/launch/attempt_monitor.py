@@ -82,7 +82,9 @@ class AttemptMonitor:
 
     def _describe_stop(self) -> str:
         """Say when a training that was asked to stop ends, and whether it has something to save."""
-        if self.last_state is None:
+        if self.trial.evaluates is not None:
+            action = "the evaluation ends after this batch, and nothing of it is recorded"
+        elif self.last_state is None:
             action = "the training has not started yet; it ends before its first step, with nothing to save"
         else:
             action = "the training ends after this step, and a checkpoint of it is saved"

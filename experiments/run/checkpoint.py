@@ -180,6 +180,10 @@ class Checkpoints:
             if checkpoint := self._read(step):
                 yield checkpoint
 
+    def list_steps(self) -> list[int]:
+        """The steps that have a checkpoint, also a damaged one."""
+        return sorted(self._steps())
+
     def at(self, step: int) -> Checkpoint | None:
         """The checkpoint of a step; None if it is damaged (`warnings`)."""
         return self._read(step)

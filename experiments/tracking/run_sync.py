@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.core.errors import InputError
 from experiments.core.lock import locked_within_limits
-from experiments.run import journal
+from experiments.run import evaluations, journal
 from experiments.run.failure import DATA_LOST
 from experiments.run.state import determine_state, is_process_alive
 from experiments.tracking import run_tags, store_uri
@@ -150,7 +150,7 @@ class RunSync:
             attached = attached and not self._has_lost_journals(progress.offsets)
             if not attached and not self._attach(progress, member):
                 return SyncResult(None, None, 0)
-            points = self._upload(progress)
+            points = self._upload(progress) + self._upload_evaluations(progress)
             if member is not None and member.measured is not None:
                 self.tracker.log_metrics(self._select_new([member.measured]))
             self._set_status(progress, reconcile, member)
@@ -258,6 +258,7 @@ class RunSync:
         code = sorted(path for path in (self.trial.folder / "code").glob("*") if path.is_file())
         progress.run_id, progress.experiment_id = run.run_id, run.experiment_id
         progress.offsets, progress.last_state, progress.last_time = {}, None, 0.0
+        progress.evaluations = []
         progress.name, progress.status = run.tags.get("mlflow.runName", ""), None
         progress.tags = run_tags.select_transient_tags(run.tags)
         progress.model, progress.versions = "", {}
@@ -279,6 +280,21 @@ class RunSync:
                 progress.offsets[attempt] = end
                 progress.save(self._path)
         return points
+
+    def _upload_evaluations(self, progress: RunProgress) -> int:
+        """Send what `lathe evaluate` has measured. It changes neither the curves nor the state of the run."""
+        count = 0
+        for folder in evaluations.list_finished(self.trial.folder):
+            if folder.name in progress.evaluations:
+                continue
+            points = evaluations.read_points(folder)
+            self.tracker.log_metrics(points)
+            self._log_params({key: format_param(value) for key, value in evaluations.read_params(folder).items()})
+            progress.artifacts += evaluations.read_artifacts(folder)
+            progress.evaluations.append(folder.name)
+            progress.save(self._path)
+            count += sum(len(point["metrics"]) for point in points)
+        return count
 
     def _send(self, progress: RunProgress, events: Sequence[journal.Event]) -> int:
         points = self._select_new([event for event in events if event["event"] == "metrics"])

@@ -25,7 +25,7 @@ from experiments.tracking.sweep_metrics import BestSoFar
 from experiments.tracking.sweep_progress_file import SweepUploadProgress
 from experiments.tracking.trackers.make_tracker import MLFLOW, list_trackers
 from experiments.tracking.trackers.mlflow import mark_lost
-from experiments.tracking.trackers.sweep_trackers import MAX_FAILURES_IN_A_ROW, SweepTrackers, make_member
+from experiments.tracking.trackers.sweep_trackers import MAX_FAILURES_IN_A_ROW, SweepTrackers, make_mark, make_member
 from experiments.trial.own_runs import check_own
 from experiments.trial.trial import Trial, find_trial
 
@@ -278,10 +278,10 @@ class SweepSync:
         """Sync the runs of trials; return the number of points sent and the failures."""
         points, refusals, unsaved, failures = 0, 0, 0, list[str]()
         for entry in entries:
-            mark = f"{entry.state} {entry.attempt} {entry.since} {self._names[entry.id]}"
+            trial = self.sweep.trial(entry)
+            mark = make_mark(trial, entry, self._names[entry.id])
             if entry.state != "running" and progress.children.get(entry.id, ["", ""])[1] == mark:
                 continue
-            trial = self.sweep.trial(entry)
             if not (trial.folder / "trial.yaml").exists():  # removed, or never written; the note of the parent lists it
                 if entry.id in progress.children and entry.failure == DATA_LOST:
                     run_id = progress.children[entry.id][0]

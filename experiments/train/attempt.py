@@ -12,6 +12,7 @@ import traceback
 import warnings
 from bdb import BdbQuit
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,6 +32,7 @@ from experiments.run.history import read_previous_attempts
 from experiments.run.journal import Journal, JournalLostError
 from experiments.run.rank_reports import ERROR_FOLLOWS, HAS_TRACEBACK, SECONDARY, log_name, write_error
 from experiments.train.determinism import set_level
+from experiments.train.evaluation.split_evaluation import SplitEvaluation
 from experiments.train.trainer import Trainer
 from experiments.trial.initial_weights import FILE, get_initial_weights
 from experiments.trial.trial import Trial
@@ -136,6 +138,8 @@ def run_attempt(
         random.seed(derive_seed(config["seed"], "python"))
         numpy.random.seed(derive_seed(config["seed"], "numpy") % 2**32)
         components = assemble(config, trust, trial.folder / FILE if get_initial_weights(config) else None)
+        if trial.evaluates is not None:
+            make = partial(SplitEvaluation, evaluates=trial.evaluates)
         training = make(
             config, plan, components, journal, checkpoints, should_stop, on_running,
             read_previous_attempts(trial.folder, number), rank,

@@ -27,9 +27,10 @@ from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoi
 from experiments.train.callbacks import RunCallbacks
 from experiments.train.checkpoint_loader import CheckpointLoader
 from experiments.train.data_digest import load_split
-from experiments.train.data_loading import DataShard, EvaluationLoader, training_batches
-from experiments.train.evaluator_check import as_numbers, dry_run
-from experiments.train.evaluator_files import EvaluatorArtifacts
+from experiments.train.data_loading import DataShard, training_batches
+from experiments.train.evaluation.evaluation_loop import EvaluationLoop
+from experiments.train.evaluation.evaluator_check import dry_run
+from experiments.train.evaluation.evaluator_files import EvaluatorArtifacts
 from experiments.train.loading.collected import collect_batches
 from experiments.train.loading.device_copy import copy_ahead
 from experiments.train.loading.workers import check_handover
@@ -78,7 +79,6 @@ class Trainer:
         self.num_synchronous = self.plan.topology.world  # ranks that run every step together
         self.covers_all_processes = True  # no process trains besides the ranks
         self.delivered_step = self.previous.delivered_step
-        self.evaluation_loaders: dict[str, EvaluationLoader] = {}
         self.evaluated: tuple[int, dict[str, float]] = 0, {}
         """The step that was evaluated last, and its metrics on the validation split."""
         # Now, as an engine may later take parts of the model away.
@@ -99,10 +99,7 @@ class Trainer:
         """
         plan, engine = self.plan, self.components.engine
         with self._as_input_error():
-            check_model(self.components.setup.model)
-            self._check_evaluator()
-            self._count_flops()
-            engine.prepare(self.components.setup, self.make_engine_config())
+            self._prepare()
             train, val, test = (
                 self._load_split(name) for name in ("train", "val", "test")
             )  # fail now, not after training
@@ -110,6 +107,7 @@ class Trainer:
         is_first = self.rank.number == 0
         model = self.components.setup.model
         self.callbacks = RunCallbacks(model, self.components.callbacks, train, is_first=is_first)
+        self.evaluation = EvaluationLoop(self.components, self.config, self.callbacks, self.shard)
         self.checkpointer = AsyncCheckpointer(engine, model, self.checkpoints, self.callbacks)
         self.loader = CheckpointLoader(engine, self.checkpoints, self.callbacks)
         names = getattr(self.components.data, "class_names", None)
@@ -132,8 +130,7 @@ class Trainer:
             self.checkpointer.finish()  # an error of the write would hide this one
             raise
         finally:
-            for loader in self.evaluation_loaders.values():
-                loader.close()
+            self.evaluation.close()
         self.profiler.close()
         self.checkpointer.wait()
         self._report_warnings()
@@ -186,6 +183,13 @@ class Trainer:
                 self.checkpointer.wait()
                 return "interrupted", f"{reason} after step {done}, which is saved"
         return "finished", None
+
+    def _prepare(self) -> None:
+        """Check the components, and give them to the engine."""
+        check_model(self.components.setup.model)
+        self._check_evaluator()
+        self._count_flops()
+        self.components.engine.prepare(self.components.setup, self.make_engine_config())
 
     def _check_handover(self, train: Split) -> None:
         num_workers, ranks = self.config["num_data_workers"], self.rank.local_world_size
@@ -283,22 +287,13 @@ class Trainer:
         return cast(Split, split)  # "train" may be a stream or a collector, which only `_batches` reads
 
     def _evaluate(self, name: str, split: Split, done: int) -> None:
-        config, engine = self.config, self.components.engine
-        if config["num_data_workers"]:
+        if self.config["num_data_workers"]:
             self.checkpointer.wait()  # workers are forks: a lock that the writing thread holds would stay locked in them
-        if name not in self.evaluation_loaders:
-            self.evaluation_loaders[name] = EvaluationLoader(
-                split, config["batch_size_eval"], config["num_data_workers"], self.shard
-            )
-        with self.callbacks.delivered_weights():
-            values = engine.evaluate(self.evaluation_loaders[name], self.components.evaluator)
-        with self._as_input_error():
-            values = as_numbers(self.components.evaluator, values)
-        metrics = {f"{name}/{metric}": value for metric, value in values.items()}
+        metrics = self.evaluation.measure(name, split)
         self.journal.metrics(done, metrics)
         if name == "val":
             if done < self.plan.num_steps:
-                self.journal.metrics(done, self.usage.total_metrics(done, engine.gather))
+                self.journal.metrics(done, self.usage.total_metrics(done, self.components.engine.gather))
             self.evaluated = done, metrics
             with self._as_input_error():
                 self.callbacks.on_evaluation(done, metrics)

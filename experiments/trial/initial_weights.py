@@ -69,13 +69,14 @@ def copy_weights(named: str, find_folder: Callable[[str], Path], folder: Path) -
     if user_path(named).is_file():
         shutil.copyfile(source, folder / FILE)
     else:
-        _link(source, folder / FILE)  # checkpoints never change, so a hard link is enough
+        link_or_copy(source, folder / FILE)  # checkpoints never change, so a hard link is enough
     with (folder / FILE).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": str(source), "sha256": digest}
 
 
-def _link(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a hard link to a file, or a copy on another file system."""
     try:
         os.link(source, target)
     except OSError:  # another file system

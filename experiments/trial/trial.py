@@ -91,6 +91,12 @@ class Trial:
         return str(self.provenance["trial_id"])
 
     @property
+    def evaluates(self) -> dict[str, Any] | None:
+        """Which weights and data an evaluation of `lathe evaluate` is about; None for a run."""
+        evaluates: dict[str, Any] | None = self.provenance.get("evaluates")
+        return evaluates
+
+    @property
     def runs_dir(self) -> Path:
         return self.folder.parent.parent
 

@@ -23,7 +23,7 @@ from experiments.core.files.field_types import (
     optional,
 )
 from experiments.core.files.read_file import DamagedFileError, read_json_map, read_yaml_map
-from experiments.run import journal
+from experiments.run import evaluations, journal
 from experiments.run.metrics import MetricSummary, delivered_name, delivered_value
 from experiments.run.state import determine_state, is_process_alive, read_outcome
 from experiments.run.verdict_file import VERDICT
@@ -189,7 +189,8 @@ def _update_entry(path: Path, before: Any, sweep: _IndexedSweep | None) -> dict[
     entry: dict[str, Any] = before if is_valid else {"mark": mark, **_new_entry(path, sweep)}
     journals = journal.journals(path.parent)
     grown = [file for file in journals if file.stat().st_size != entry["offsets"].get(file.parent.name, 0)]
-    if not grown:
+    folders = [folder for folder in evaluations.list_finished(path.parent) if _key(folder) not in entry["offsets"]]
+    if not grown and not folders:
         return entry
     entry = {**entry, "offsets": dict(entry["offsets"])}
     metrics = {
@@ -201,6 +202,10 @@ def _update_entry(path: Path, before: Any, sweep: _IndexedSweep | None) -> dict[
             for event in events:
                 _add_event(entry, metrics, event)
             entry["offsets"][attempt] = end
+    for folder in folders:
+        for point in evaluations.read_points(folder):
+            _add_points(metrics, point)
+        entry["offsets"][_key(folder)] = 0
     entry["metrics"] = {name: [*one.last, one.smallest, one.largest] for name, one in metrics.items() if one.last}
     return entry
 
@@ -210,12 +215,20 @@ def _add_event(entry: dict[str, Any], metrics: dict[str, MetricSummary], event: 
     if event["event"] == "state":
         entry["last"] = event
     elif event["event"] == "metrics":
-        step = event["step"]
-        for name, value in event["metrics"].items():
-            if (summary := metrics.get(name)) is None:
-                summary = metrics[name] = MetricSummary()
-            if summary.last is None or step > summary.last[0]:  # a resumed attempt repeats steps
-                summary.add(step, value)
+        _add_points(metrics, event)
+
+
+def _add_points(metrics: dict[str, MetricSummary], event: journal.MetricsEvent) -> None:
+    step = event["step"]
+    for name, value in event["metrics"].items():
+        if (summary := metrics.get(name)) is None:
+            summary = metrics[name] = MetricSummary()
+        if summary.last is None or step > summary.last[0]:  # a resumed attempt repeats steps
+            summary.add(step, value)
+
+
+def _key(evaluation: Path) -> str:
+    return f"{evaluations.FOLDER}/{evaluation.name}"
 
 
 def _new_entry(path: Path, sweep: _IndexedSweep | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class RunProgress:
     run_id: str = ""
     experiment_id: str = ""
     offsets: dict[str, int] = field(default_factory=dict)  # attempt -> bytes of its journal
+    evaluations: list[str] = field(default_factory=list)  # numbers of those that it has
     artifacts: list[str] = field(default_factory=list)  # paths still to upload
     last_state: dict[str, Any] | None = None
     last_time: float = 0.0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.core import atomic
 from experiments.core.files.read_file import DamagedFileError, read_json_map
+from experiments.run import evaluations
 from experiments.run.state import RunState
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.sweep import Sweep
@@ -15,6 +16,7 @@ from experiments.tracking.run_sync import RunSync
 from experiments.tracking.run_tags import SweepMember
 from experiments.tracking.store_uri import StoreError
 from experiments.tracking.trackers.make_tracker import MLFLOW, list_trackers
+from experiments.trial.trial import Trial
 
 MAX_FAILURES_IN_A_ROW = 3
 """After this many refused trials in a row, the other trials wait for the next sync."""
@@ -40,6 +42,13 @@ def make_member(sweep: Sweep, entry: Entry, name: str, parent: str = "") -> Swee
         since=entry.since,
         measured=sweep_tags.make_cost_event(entry),
     )
+
+
+def make_mark(trial: Trial, entry: Entry, name: str) -> str:
+    """Describe what there is of a trial that has ended; what is copied under the same mark is complete."""
+    mark = f"{entry.state} {entry.attempt} {entry.since} {name}"
+    count = len(evaluations.list_finished(trial.folder))
+    return f"{mark} {count} evaluations" if count else mark
 
 
 class SweepTrackers:
@@ -72,8 +81,8 @@ class SweepTrackers:
         for label in self.labels:
             refusals = 0
             for entry in entries:
-                key, mark = f"{label} {entry.id}", f"{entry.state} {entry.attempt} {entry.since} {names[entry.id]}"
                 trial = self._sweep.trial(entry)
+                key, mark = f"{label} {entry.id}", make_mark(trial, entry, names[entry.id])
                 is_known = entry.state != "running" and done.get(key) == mark
                 if is_known or not (trial.folder / "trial.yaml").exists():
                     continue

@@ -165,6 +165,27 @@ def test_progress_file_of_the_first_version_gets_the_new_name_of_the_state(tmp_p
     assert RunProgress.load(path, "s").last_state == {"state": "interrupted", "attempt": 1}
 
 
+def test_evaluations_are_added_once_under_their_own_names(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    with start_attempt(trial) as journal:
+        log_steps(journal, range(2))
+        journal.state("finished", step=2, attempt=1)
+    write_outcome(trial)
+    sync_run(trial)
+    for number, status in ((1, "finished"), (2, "failed")):
+        evaluation = Trial(trial.folder / "evaluations" / str(number))
+        with start_attempt(evaluation) as journal:
+            journal.params({f"evaluation.{number}.split": "test"})
+            journal.metrics(1, {f"evaluation/{number}/test/loss_nats": 0.5})
+            journal.metrics(9, {"train/loss_nats": 0.0})  # of a stranger's folder
+            journal.state("failed", step=1, attempt=1)
+        write_outcome(evaluation, status)
+    assert [sync_run(trial).points, sync_run(trial).points] == [1, 0]
+    assert read_metrics(runs_dir) == [("evaluation/1/test/loss_nats", 1, 0.5), *make_expected_metrics(range(2))]
+    assert read_status(runs_dir) == "FINISHED"
+    assert sql(runs_dir / "mlflow.db", "select value from params where key='evaluation.1.split'") == [("test",)]
+
+
 def test_interrupted_sync_continues(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = make_run(runs_dir)
     with start_attempt(trial) as journal:

@@ -16,7 +16,7 @@ from experiments.config.compose import compose
 from experiments.plan.plan import make_plan
 from experiments.run.checkpoint import Checkpoints
 from experiments.run.journal import Event, Journal, read
-from experiments.train.evaluator_files import _fill, _make_skeleton
+from experiments.train.evaluation.evaluator_files import _fill, _make_skeleton
 from experiments.train.trainer import Trainer
 from tests.support.batches import fetch
 from tests.support.masks import write_archive

@@ -14,7 +14,7 @@ from experiments.config.compose import compose
 from experiments.core.errors import PlanError
 from experiments.plan.estimate import estimate, make_layout
 from experiments.plan.plan import make_plan
-from experiments.train.evaluator_check import as_numbers, dry_run
+from experiments.train.evaluation.evaluator_check import as_numbers, dry_run
 from modules.data.base import Batch, Data, Split, Tensors
 from modules.evaluator.accuracy import Accuracy
 from modules.evaluator.base import OLD_METHODS, renamed_methods
