@@ -11,6 +11,7 @@ import yaml
 
 from experiments.components.instantiate import check_trackers
 from experiments.config.allowlist import trusted
+from experiments.config.rules.engine import read_engine
 from experiments.config.rules.topology import is_auto
 from experiments.core.console import make_console
 from experiments.core.files.paths import user_path
@@ -112,7 +113,8 @@ def check(config: dict[str, Any], trust: list[str], initial_weights: Path | None
     check_trackers(config, trusted(trust))
     if initial_weights is None and (weights := get_initial_weights(config)) is not None:
         initial_weights = find_weights(weights, lambda run: find_trial(run, resolve_runs_dir(config)).folder)
-    if plan.topology.pipe > 1 or plan.topology.model > 1 or initial_weights or config.get("freeze"):
+    is_split = plan.topology.pipe > 1 or plan.topology.model > 1 or plan.num_servers > 1
+    if is_split or read_engine(config).get("stage") or initial_weights or config.get("freeze"):
         # This imports torch, which takes a second; otherwise every rank would find the same problem later.
         from experiments.plan.fit import check_fit
 

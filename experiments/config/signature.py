@@ -6,7 +6,7 @@ import ast
 import builtins
 import contextlib
 import importlib.util
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -300,16 +300,10 @@ def _has_elsewhere(wanted: Collection[str], full: str, hops: int) -> bool:
     return node is None or not hops or _has(wanted, node, module, hops - 1)
 
 
-def read_literal(target: str, name: str, hops: int = 6) -> object:
+def read_literal(target: str, name: str) -> object:
     """The plain value of a class attribute, of the class or a base, read from the source; None if there is none."""
-    parent, _, own = target.rpartition(".")
-    try:
-        module = parse(parent)
-    except (SourceError, ValueError):
-        return None
-    if own not in module.classes:
-        return read_literal(module.imports[own], name, hops - 1) if own in module.imports and hops else None
-    for item in module.classes[own].body:
+
+    def read_value(owner: str, item: ast.stmt) -> object:
         targets = (
             item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
         )
@@ -320,10 +314,53 @@ def read_literal(target: str, name: str, hops: int = 6) -> object:
         ):
             with contextlib.suppress(ValueError):
                 return ast.literal_eval(item.value)
+        return None
+
+    return _find_in_class(target, read_value)
+
+
+def requires_argument(target: str, method: str, argument: str) -> bool:
+    """Whether a method of a class, its own or inherited, has this argument without a default, read from the source."""
+
+    def has_default(owner: str, item: ast.stmt) -> object:
+        if not isinstance(item, ast.FunctionDef) or item.name != method:
+            return None
+        if any(ast.unparse(each).rpartition(".")[2] == "overload" for each in item.decorator_list):
+            return None
+        named = [*item.args.posonlyargs, *item.args.args]
+        required = named[: len(named) - len(item.args.defaults)]
+        return argument not in [each.arg for each in required]
+
+    return _find_in_class(target, has_default) is False
+
+
+def find_owner(target: str, method: str) -> str | None:
+    """The class that defines a method of ``target``, itself or a base, read from the source; None if none is found."""
+
+    def name_owner(owner: str, item: ast.stmt) -> object:
+        return owner if isinstance(item, ast.FunctionDef) and item.name == method else None
+
+    found = _find_in_class(target, name_owner)
+    return found if isinstance(found, str) else None
+
+
+def _find_in_class(target: str, pick: Callable[[str, ast.stmt], object], hops: int = 6) -> object:
+    """The first value that ``pick`` returns for a class, or a base, and one of its statements; None if there is none."""
+    parent, _, own = target.rpartition(".")
+    try:
+        module = parse(parent)
+    except (SourceError, ValueError):
+        return None
+    if own not in module.classes:
+        return _find_in_class(module.imports[own], pick, hops - 1) if own in module.imports and hops else None
+    for item in module.classes[own].body:
+        value = pick(target, item)
+        if value is not None:
+            return value
     for base in module.classes[own].bases if hops else ():
         head, _, rest = ast.unparse(base).partition(".")
         full = f"{parent}.{head}" if head in module.classes else module.imports.get(head, head)
-        value = read_literal(full + (f".{rest}" if rest else ""), name, hops - 1)
+        value = _find_in_class(full + (f".{rest}" if rest else ""), pick, hops - 1)
         if value is not None:
             return value
     return None

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from experiments.config.rules.engine import read_engine
 from experiments.launch.fork import PR_SET_PDEATHSIG, run_in_fork
 from experiments.launch.stop import STOP_SIGNALS
 from experiments.run.journal import Journal
@@ -39,7 +40,7 @@ MAX_KILLS = 10
 
 def is_supervised(config: Mapping[str, Any]) -> bool:
     """Return whether the ranks of a trial run a supervisor."""
-    return "num_servers" in config["parallel"]
+    return read_engine(config).is_managed
 
 
 @dataclass

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from experiments.components.assemble import Components, assemble
 from experiments.components.instantiate import describe_error
+from experiments.config.rules.engine import read_engine
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan
 from modules.data.base import Tree
@@ -25,7 +26,7 @@ from modules.parallel.cost_model.compatibility import (
     find_stage_bounds,
 )
 from modules.parallel.cost_model.layer_counts import ModelCount
-from modules.parallel.cost_model.layout import ParallelLayout
+from modules.parallel.cost_model.layout import Kind, ParallelLayout
 from modules.parallel.cost_model.memory import StageMemory, estimate_memory
 from modules.parallel.cost_model.model_profile import count_model
 from modules.parallel.cost_model.step_time import STEP_S, Machine, StepCost, estimate_cost
@@ -71,12 +72,12 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
     layout, topology, hardware = make_layout(config, plan), plan.topology, config["hardware"]
     with torch.device("meta"):
         components = assemble(config, trust)
-    partition = config["parallel"].get("partition", "parameters")
-    model = components.setup.model
-    splits = find_splitting(layout.stage, topology, config["parallel"].get("num_servers") or 1)
+    engine, model = read_engine(config), components.setup.model
+    partition = engine.get("partition", "parameters")
+    splits = find_splitting(layout.stage, topology, plan.num_servers, engine.settings)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    problems = find_incompatibilities(model, topology, partition)
-    problems += find_evaluator_incompatibilities(components.evaluator, layout)
+    problems = find_incompatibilities(model, topology, partition, engine.settings)
+    problems += find_evaluator_incompatibilities(components.evaluator, layout, engine.settings)
     takes_closures = "closure" in getattr(components.engine, "serves", ())
     phases = [phase.name for phase in components.setup.get_task().phases()]
     problems += find_optimizer_problems(
@@ -99,13 +100,21 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
 
 def make_layout(config: Mapping[str, Any], plan: Plan) -> ParallelLayout:
     """The parallel layout of a plan."""
-    node = config["parallel"]
-    engine = "pipeline" if "pipe" in node else "zero" if "stage" in node else "data" if "data" in node else "single"
+    engine = read_engine(config)
+    kind: Kind = (
+        "pipeline"
+        if engine.has("pipe")
+        else "zero"
+        if engine.has("stage")
+        else "data"
+        if engine.has("data")
+        else "single"
+    )
     return ParallelLayout(
-        engine=engine,  # type: ignore[arg-type]
+        engine=kind,
         topology=plan.topology,
-        stage=1 if engine == "pipeline" else node.get("stage", 0),
-        offload=node.get("offload", "none"),
+        stage=engine.get("stage", 0),
+        offload=engine.get("offload", "none"),
         batch_size_per_device=plan.batch_size_per_device,
         num_micro_batches=plan.num_accumulation,
     )

@@ -1,4 +1,4 @@
-"""Checks that a model fits the topology of its plan."""
+"""Checks that a model and an optimizer fit the topology of their plan."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import torch
 
 from experiments.components.instantiate import instantiate
 from experiments.components.load_weights import load_initial_weights
+from experiments.components.optimizer import make_optimizer_factory
+from experiments.config.rules.engine import read_engine
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan
-from modules.parallel.cost_model.compatibility import find_incompatibilities
+from modules.optimizer.base import find_slicing_problems
+from modules.parallel.cost_model.compatibility import find_incompatibilities, find_splitting
 
 
 def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = (), initial: Path | None = None) -> None:
-    """Refuse a model that cannot be split into the stages and over the ranks of its plan.
+    """Refuse a model or an optimizer that cannot be split into the stages and over the ranks of its plan.
 
     Args:
         config: of a trial.
@@ -27,11 +30,13 @@ def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()
     Raises:
         PlanError: lists every problem.
     """
-    if plan.topology.pipe == plan.topology.model == 1 and initial is None and not config.get("freeze"):
-        return
-    with torch.device("meta"):
-        model = instantiate(config["model"], "model", trust)
-    problems = load_initial_weights(model, config, initial)
-    problems += find_incompatibilities(model, plan.topology, config["parallel"].get("partition", "parameters"))
+    engine, topology, problems = read_engine(config), plan.topology, list[str]()
+    if topology.pipe > 1 or topology.model > 1 or initial is not None or config.get("freeze"):
+        with torch.device("meta"):
+            model = instantiate(config["model"], "model", trust)
+        problems += load_initial_weights(model, config, initial)
+        problems += find_incompatibilities(model, topology, engine.get("partition", "parameters"), engine.settings)
+    if splits := find_splitting(engine.get("stage", 0), topology, plan.num_servers, engine.settings):
+        problems += find_slicing_problems(make_optimizer_factory(config["optimizer"], trust), splits)
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")

@@ -19,7 +19,8 @@ from experiments.config.rules import task as task_rules
 from experiments.config.rules import topology as topology_rules
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.base import ConfigView, NotApplicable
-from experiments.core.errors import PlanError
+from experiments.config.rules.engine import read_engine
+from experiments.core.errors import PlanError, did_you_mean
 from experiments.plan.estimate import count_micro_batch, make_machine, megabytes, memory_bytes, resolve_device
 from modules.optimizer.base import find_optimizer_problems
 from modules.parallel.cost_model.compatibility import find_incompatibilities, find_splitting, find_stage_bounds
@@ -27,6 +28,7 @@ from modules.parallel.cost_model.layer_counts import ModelCount, interpolate
 from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.memory import estimate_memory
 from modules.parallel.cost_model.step_time import StepCost, estimate_cost
+from modules.parallel.topology import Meaning
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
@@ -170,7 +172,7 @@ class _LayoutComparison:
     def _candidate(self, layout: ParallelLayout, size: int) -> Candidate | None:
         """The candidate; None if the layout is not valid, after counting the reason."""
         topology = layout.topology
-        overrides = (*_overrides(layout, self.hardware), f"batch_size_per_device={size}")
+        overrides = (*self._overrides(layout), f"batch_size_per_device={size}")
         problem = self._problem(layout, overrides)
         if problem is not None:
             self._drop(layout, size, problem)
@@ -193,8 +195,25 @@ class _LayoutComparison:
                 continue
             if result:
                 return result if isinstance(result, str) else result[0]
-        problems = find_incompatibilities(self.components.setup.model, layout.topology)
+        settings = read_engine(config).settings
+        problems = find_incompatibilities(self.components.setup.model, layout.topology, settings=settings)
         return next(iter([*problems, *self._find_optimizer_problems(layout)]), None)
+
+    def _overrides(self, layout: ParallelLayout) -> tuple[str, ...]:
+        """The overrides that give a layout."""
+        option, meanings = _choose_option(layout)
+        values = {**vars(layout.topology), "stage": layout.stage, "offload": layout.offload}
+        if own := self.auto.options.get(layout.engine):
+            option, meanings = own, ("stage", "offload", "pipe", "data", "model")
+        if option not in self.nodes:
+            rule = f"parallel.options.{layout.engine}={option} is no option of the group parallel"
+            raise PlanError([f"{rule}; {did_you_mean(option, self.nodes)}"], f"the plan for '{self.config['name']}'")
+        engine = read_engine({"parallel": self.nodes[option]})
+        set_here = [meaning for meaning in meanings if isinstance(engine.settings.get(meaning), str)]
+        overrides = [f"{engine.key(meaning)}={values[meaning]}" for meaning in set_here]
+        if layout.engine == "single":
+            overrides += [f"hardware.{key}=1" for key in ("nodes", "devices_per_node") if self.hardware[key] != 1]
+        return (f"parallel={option}", *overrides)
 
     def _find_optimizer_problems(self, layout: ParallelLayout) -> list[str]:
         """Problems of the optimizer, which is tried once for each way of splitting the weights."""
@@ -233,24 +252,21 @@ def _simplest_of_fastest(candidates: Sequence[Candidate]) -> Candidate:
     return next(candidate for candidate in candidates if candidate.cost.total_s <= TIE_RATIO * fastest)
 
 
-def _overrides(layout: ParallelLayout, hardware: Mapping[str, Any]) -> tuple[str, ...]:
-    """The overrides that give a layout."""
+def _choose_option(layout: ParallelLayout) -> tuple[str, tuple[Meaning, ...]]:
+    """The built-in option of a layout, and the settings by which it differs from the option."""
     topology = layout.topology
-    pipe, data, model = (f"parallel.{axis}={getattr(topology, axis)}" for axis in ("pipe", "data", "model"))
     if layout.engine == "single":
-        more = [f"hardware.{key}=1" for key in ("nodes", "devices_per_node") if hardware[key] != 1]
-        return ("parallel=single", *more)
+        return "single", ()
     if layout.engine == "data":
-        return "parallel=data", data
+        return "data", ("data",)
     if layout.engine == "pipeline":
         name = "three_d" if topology.model > 1 else "pipeline_data" if topology.data > 1 else "pipeline"
-        return f"parallel={name}", pipe, data, model
+        return name, ("pipe", "data", "model")
     if topology.model == 1:
-        return f"parallel=zero{layout.stage}{'_offload' if layout.offload != 'none' else ''}", data
+        return f"zero{layout.stage}{'_offload' if layout.offload != 'none' else ''}", ("data",)
     if topology.data == 1:
-        return "parallel=model", model
-    more = [] if layout.offload == "none" else [f"parallel.offload={layout.offload}"]
-    return ("parallel=model_data", f"parallel.stage={layout.stage}", *more, data, model)
+        return "model", ("model",)
+    return "model_data", ("stage", *(() if layout.offload == "none" else ("offload",)), "data", "model")
 
 
 def _apply_overrides(config: Mapping[str, Any], overrides: Iterable[str], nodes: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from experiments.config.rules import topology as topology_rules
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.base import ConfigView
+from experiments.config.rules.engine import read_engine
 from experiments.core.errors import PlanError
 from modules.parallel.topology import Topology
 
@@ -78,5 +79,5 @@ def make_plan(config: dict[str, Any]) -> Plan:
         num_evaluations=max(1, -(-num_steps // config["eval_every_steps"])),
         num_checkpoints=max(1, -(-num_steps // config["checkpoint"]["every_steps"])),
         num_shards=num_shards,
-        num_servers=config["parallel"].get("num_servers", 0),
+        num_servers=read_engine(config).get("num_servers", 0),
     )

@@ -46,6 +46,8 @@ class RunCallbacks:
             **self.callbacks,
             **({COLLECTOR: train} if isinstance(train, Collector) else {}),
         }
+        self.change_weights = any("whole_model" in callback.needs for callback in self.callbacks.values())
+        """Whether a callback may change weights."""
         self.end_reason: str | None = None
         """Why the training ends before its last step; None: it goes on."""
         for callback in self.callbacks.values():

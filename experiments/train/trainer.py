@@ -164,6 +164,8 @@ class Trainer:
             self.done = done = step + 1
             logger.add(done, metrics)
             self.callbacks.on_step_end(done, metrics)
+            if self.callbacks.change_weights and hasattr(engine, "refresh_weights"):
+                engine.refresh_weights()
             self.unsaved.after_step(done - first_step)
             with logger.timer:
                 self._log_profile(step)

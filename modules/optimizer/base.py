@@ -105,12 +105,20 @@ def find_optimizer_problems(
     name = type(sample).__name__
     if not takes_closures and needs_closure(sample):
         problems.append(f"optimizer {name} computes the loss several times in an update; use parallel=single or data")
-    elif splits_weights and not is_elementwise(make):
-        problems.append(
-            f"optimizer {name} gives another result on slices of a weight than on the whole, and {splits_weights} gives it "
-            "slices; use parallel=data, or an elementwise optimizer such as Adam"
-        )
+    elif splits_weights:
+        problems += find_slicing_problems(make, splits_weights)
     return problems
+
+
+def find_slicing_problems(make: Make, splits_weights: str) -> list[str]:
+    """Problems of an optimizer that gets slices of the weights; arguments as of `find_optimizer_problems`."""
+    if is_elementwise(make):
+        return []
+    name = type(make([nn.Parameter(torch.zeros(1, device="cpu"))])).__name__
+    return [
+        f"optimizer {name} gives another result on slices of a weight than on the whole, and {splits_weights} gives it "
+        "slices; use parallel=data, or an elementwise optimizer such as Adam"
+    ]
 
 
 def needs_closure(optimizer: Optimizer) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from modules.parallel.cost_model.layout import ParallelLayout
+from modules.parallel.cost_model.layout import Kind, ParallelLayout
 from modules.parallel.topology import Topology
 
 
@@ -12,14 +12,24 @@ class Auto:
     """Placeholder for an engine until the layout is chosen; it cannot train."""
 
     is_component = True
+    chooses_layout = True
+    """The plan reads it from the source."""
 
-    def __init__(self, stages: Sequence[int], offload: bool, max_pipe: int | None, max_model: int | None) -> None:
+    def __init__(
+        self,
+        stages: Sequence[int],
+        offload: bool,
+        max_pipe: int | None,
+        max_model: int | None,
+        options: Mapping[Kind, str] | None = None,
+    ) -> None:
         """
         Args:
             stages: ZeRO stages to choose from.
             offload: also try ZeRO 3 with weights and optimizer state in host memory.
             max_pipe: most pipeline stages; null: the number of devices.
             max_model: most ranks that split a layer; null: the devices of a node, because these ranks communicate all the time.
+            options: by kind of engine, your own option of `parallel` to use instead of a built-in one, such as ``{data: mine}``.
 
         Raises:
             ValueError: a stage does not exist, or a degree is not positive.
@@ -33,6 +43,7 @@ class Auto:
                 raise ValueError(f"Auto needs {name} of at least 1, but got {degree}; 1 leaves that axis out")
         self.stages, self.offload = sorted(set(stages)), offload
         self.max_pipe, self.max_model = max_pipe, max_model
+        self.options = dict(options or {})
 
     def layouts(self, nodes: int, devices_per_node: int) -> list[ParallelLayout]:
         """List every topology of all devices, and a single process, the simplest first; batch sizes are not set.

@@ -17,7 +17,7 @@ from modules.objective.base import Objective
 from modules.parallel.topology import Topology
 from modules.schedule.base import Schedule
 from modules.task.base import Phase, Task
-from modules.task.supervised import Supervised
+from modules.task.supervised import Supervised, is_supervised
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,30 @@ class TrainingSetup:
 class Engine(Protocol):
     """Trains one model on all ranks of a topology. All ranks call each method, in the same order.
 
-    A class may have the attribute ``serves``: the needs of tasks that it meets (`modules.task.base.Need`), as a plain tuple that
-    the plan reads from the source. Without it the engine trains only supervised tasks.
+    A class may declare what a plan has to know about it. The plan reads these attributes from the source, so each is a plain
+    tuple or dict, and inherits them from a base class:
+
+    - ``serves``: the needs of tasks that it meets (`modules.task.base.Need`). Without it the engine trains only supervised tasks.
+    - ``serves_up_to``: by need, the largest value of a setting with which it meets the need: ``{"inputs": {"model": 1}}``.
+    - ``settings``: by meaning (`modules.parallel.topology.Meaning`), the name of the constructor's argument, or the value if it
+      is fixed. Without it the engine uses one device.
+
+    An engine that keeps a second copy of the weights can have a method ``refresh_weights()``. It runs after callbacks that may
+    have changed the model's.
+
+    Meanings: ``pipe``, ``data`` and ``model`` are the axes of the topology: stages, replicas, and ranks that split a layer. Each
+    is a number or "auto". ``stage`` and ``offload`` are those of ZeRO. ``partition`` is how the layers are split into stages.
+    ``deepspeed_extra`` holds keys of DeepSpeed's configuration. ``num_servers`` is the number of parameter servers. The other
+    meanings are those of `ParameterServer`'s arguments of the same names.
+
+    Example::
+
+        class ShardedReplicas:
+            is_component = True
+            serves = ("inputs",)
+            settings = {"data": "num_replicas", "stage": 3}
+
+            def __init__(self, num_replicas: int | Literal["auto"]) -> None: ...
     """
 
     def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
@@ -197,10 +219,23 @@ class ManagedEngine(Engine, Protocol):
         ...
 
 
-def find_unserved(task: Task, engine: object) -> list[str]:
-    """List what a task needs and an engine does not have; other phases than one of all parameters are a need, declared or not."""
-    serves = getattr(engine, "serves", ())
-    needs = dict.fromkeys((*task.needs, *(() if list(task.phases()) == [Phase()] else ("phases",))))
-    missing = [need for need in needs if need not in serves]
+def find_unserved(task: Task, engine: object, **settings: int) -> list[str]:
+    """List what a task needs and an engine does not have.
+
+    Other phases than one of all parameters, and a loss or an evaluation of its own, are needs, declared or not.
+
+    Args:
+        task: of the training.
+        engine: which trains it.
+        settings: values of the settings, by meaning, that limit what the engine serves.
+    """
+    serves, limits = getattr(engine, "serves", ()), getattr(engine, "serves_up_to", {})
+    derived = (() if list(task.phases()) == [Phase()] else ("phases",)) + (() if is_supervised(task) else ("inputs",))
+    needs = dict.fromkeys((*task.needs, *derived))
+    missing = [
+        need
+        for need in needs
+        if need not in serves or any(settings.get(name, 0) > most for name, most in limits.get(need, {}).items())
+    ]
     rule = f"which the engine {type(engine).__name__} does not serve; use parallel=data"
     return [f"task {type(task).__name__} needs {', '.join(missing)}, {rule}"] if missing else []

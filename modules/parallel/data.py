@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from modules.data.base import ComponentWarning, Tree
 from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.single import Single
-from modules.parallel.topology import Degree
+from modules.parallel.topology import Degree, Settings
 from modules.parallel.updates import Update
 
 
@@ -26,6 +27,7 @@ class DataParallel(Single):
     """
 
     is_component = True
+    settings: ClassVar[Settings] = {"data": "data"}
 
     def __init__(self, data: Degree) -> None:
         """

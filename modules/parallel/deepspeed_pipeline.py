@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.deepspeed.engine import DeepSpeedEngine
 from modules.parallel.forward import MetricAccumulator, MicroBatch, average_metrics, evaluation_mode
-from modules.parallel.topology import Degree
+from modules.parallel.topology import Degree, Settings
 from modules.task.base import Evaluation
 
 STAGE: Final = 1
@@ -32,6 +32,10 @@ class Pipeline(DeepSpeedEngine):
 
     is_component = True
     serves = ()
+    settings: ClassVar[Settings] = {
+        "pipe": "pipe", "data": "data", "model": "model", "partition": "partition", "deepspeed_extra": "deepspeed_extra",
+        "stage": 1,
+    }  # fmt: skip
 
     def __init__(
         self,

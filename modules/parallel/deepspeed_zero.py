@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.deepspeed.config import Stage
 from modules.parallel.deepspeed.engine import DeepSpeedEngine
-from modules.parallel.forward import Forward, average_metrics, evaluate
-from modules.parallel.topology import Degree, Offload
+from modules.parallel.forward import Forward, MicroBatch, average_metrics, evaluate
+from modules.parallel.topology import Degree, Meaning, Offload, Settings
+from modules.task.base import Need
 from modules.task.supervised import make_supervised
 
 
@@ -27,7 +28,13 @@ class Zero(DeepSpeedEngine):
     """
 
     is_component = True
-    serves = ("inputs",)
+    serves: ClassVar[tuple[Need, ...]] = ("inputs", "whole_model", "collector")
+    serves_up_to: ClassVar[Mapping[Need, Mapping[Meaning, int]]] = {
+        "inputs": {"model": 1}, "whole_model": {"stage": 2, "model": 1}, "collector": {"stage": 2, "model": 1},
+    }  # fmt: skip
+    settings: ClassVar[Settings] = {
+        "data": "data", "model": "model", "stage": "stage", "offload": "offload", "deepspeed_extra": "deepspeed_extra",
+    }  # fmt: skip
 
     def __init__(
         self, stage: Stage, offload: Offload, data: Degree, model: Degree, deepspeed_extra: Mapping[str, Any]
@@ -55,7 +62,8 @@ class Zero(DeepSpeedEngine):
         # DeepSpeed 0.19.8 reports no norm under stage 0, so `_clip` clips.
         grad_clip_norm = config.grad_clip_norm if self.stage else None
         optimizer, settings = self._make_optimizer(setup, parameters, grad_clip_norm)
-        self.trained = _WithAutocast(model, self.forward)
+        self.trained = _Trained(model, self.forward)
+        self.takes_whole_model = "whole_model" in setup.get_task().needs
         self.engine = initialize(self.trained, optimizer, settings, config, ModelUnit(self.ranks))
         self._scale_loss()
         self.parameters = parameters
@@ -67,7 +75,10 @@ class Zero(DeepSpeedEngine):
         self._set_learning_rate(step)
         norm: Tensor | None = None
         for micro_batch in self.forward.split(batch, step, self.ranks):
-            loss, metrics = self.forward.compute_loss(self.engine, micro_batch)
+            if self.takes_whole_model:
+                loss, metrics = self.engine(micro_batch)
+            else:
+                loss, metrics = self.forward.compute_loss(self.engine, micro_batch)
             step_metrics.append({name: value.detach() for name, value in metrics.items()})
             self.engine.backward(loss)
             if (
@@ -82,9 +93,16 @@ class Zero(DeepSpeedEngine):
     def evaluate(self, batches: Iterable[tuple[Tree, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         forward = Forward(make_supervised(self.shards.whole_objective), self.config) if self.shards else self.forward
         model = self.shards.whole_outputs(self.trained) if self.shards else self.trained
+        if self.takes_whole_model:
+            model = self.trained.model
         return evaluate(
             forward, self.trained, model, batches, evaluator, self.ranks, whole=self.trained.model, keeps_tensors=True
         )
+
+    def refresh_weights(self) -> None:
+        """Take over weights that a callback may have changed: stages 1 and 2 hold another copy of those that they update."""
+        if self.stage in (1, 2):
+            self.engine.optimizer.refresh_fp32_params()
 
     def _clip(self, max_norm: float) -> Tensor:
         """Clip by the gradient norm of the whole model, of which this rank has slices."""
@@ -106,13 +124,20 @@ class Zero(DeepSpeedEngine):
         return norm
 
 
-class _WithAutocast(nn.Module):
-    """The model with autocast inside: DeepSpeed disables an autocast context that encloses its forward pass."""
+class _Trained(nn.Module):
+    """The model as DeepSpeed calls it, or the loss of a task that gets the whole model.
+
+    Autocast is inside, because DeepSpeed disables an autocast context that encloses its forward pass. DeepSpeed prepares the
+    backward pass by hooks on what its forward pass returns, so the forward pass of such a task is the whole loss.
+    """
 
     def __init__(self, model: nn.Module, forward: Forward) -> None:
         super().__init__()
-        self.model, self.autocast = model, forward.autocast
+        self.model, self.compute = model, forward
 
     def forward(self, inputs: Any) -> Any:
-        with self.autocast():
+        if isinstance(inputs, MicroBatch):
+            loss, metrics = self.compute.compute_loss(self.model, inputs)
+            return loss, {name: value.detach() for name, value in metrics.items()}
+        with self.compute.autocast():
             return self.model(inputs)

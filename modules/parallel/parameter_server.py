@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ from modules.parallel.base import EngineConfig, Fetch, TrainingSetup, find_unser
 from modules.parallel.cost_model.compatibility import find_splitting
 from modules.parallel.shared_store import join_store, open_store
 from modules.parallel.single import Single
-from modules.parallel.topology import Degree, Topology
+from modules.parallel.topology import Degree, Settings, Topology
 
 POLL_S = 0.01
 END_TIMEOUT_S = 5.0
@@ -49,6 +50,12 @@ class ParameterServer:
 
     is_component = True
     serves = ("inputs",)
+    settings: ClassVar[Settings] = {
+        "data": "data", "num_servers": "num_servers", "group_size": "group_size", "num_backup_workers": "num_backup_workers",
+        "max_staleness": "max_staleness", "push_every_steps": "push_every_steps", "pull_every_steps": "pull_every_steps",
+        "correction": "correction", "warm_start_steps": "warm_start_steps", "snapshot_every_steps": "snapshot_every_steps",
+        "delays_s": "delays_s",
+    }  # fmt: skip
 
     def __init__(
         self, data: Degree, num_servers: int = 1, group_size: int = 1, num_backup_workers: int = 0,
@@ -154,7 +161,7 @@ class ParameterServer:
 
     def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
         problems = find_unserved(setup.get_task(), self)
-        splits = find_splitting(0, Topology(), self.num_servers)
+        splits = find_splitting(0, Topology(), self.num_servers, self.settings)
         names = [name for name, parameter in setup.model.named_parameters() if parameter.requires_grad]
         if problems := problems + find_optimizer_problems(setup.optimizer, names, splits):
             raise ValueError("; ".join(problems))

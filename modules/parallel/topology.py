@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Degree = int | Literal["auto"]
 """Length of one axis; "auto": the number of devices divided by the other axes."""
-AXES = ("pipe", "data", "model")
+Axis = Literal["pipe", "data", "model"]
+AXES: tuple[Axis, ...] = ("pipe", "data", "model")
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,19 @@ class RankCoordinates:
 
 
 Offload = Literal["none", "optimizer", "weights_and_optimizer"]
+
+
+Meaning = Literal[
+    "pipe", "data", "model", "stage", "offload", "partition", "deepspeed_extra",
+    "num_servers", "num_backup_workers", "group_size", "max_staleness", "push_every_steps", "pull_every_steps", "correction",
+    "warm_start_steps", "snapshot_every_steps", "delays_s",
+]  # fmt: skip
+"""What an argument of an engine means to a plan; `modules.parallel.base.Engine` describes them."""
+Settings = Mapping[Meaning, str | int]
+"""By meaning, the name of an engine's argument, or the value itself where it is fixed."""
+
+
+def name_setting(settings: Mapping[Meaning, str | int], meaning: Meaning) -> str:
+    """The key of a setting, for messages, such as ``parallel.data``."""
+    name = settings.get(meaning)
+    return f"parallel.{name if isinstance(name, str) else meaning}"

@@ -27,6 +27,11 @@ class Supervised(Task):
         return Evaluation(self.objective(outputs, targets)[1], outputs, targets)
 
 
+def is_supervised(task: Task) -> bool:
+    """Whether a task only compares outputs and targets by the objective, so that an engine may do it by itself."""
+    return type(task).loss is Supervised.loss and type(task).evaluate is Supervised.evaluate
+
+
 def make_supervised(objective: Objective) -> Supervised:
     """Return the task of an objective."""
     task = Supervised()

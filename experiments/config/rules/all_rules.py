@@ -12,7 +12,7 @@ from experiments.config.rules import optimizer as optimizer_rules
 from experiments.config.rules import slurm as slurm_rules
 from experiments.config.rules import task as task_rules
 from experiments.config.rules import topology as topology_rules
-from experiments.config.rules.base import NOT_NEGATIVE, POSITIVE, ConfigView, NotApplicable
+from experiments.config.rules.base import ConfigView, NotApplicable
 from experiments.config.rules.model_name import find_name_fault
 from experiments.core.data_files import find_missing
 
@@ -34,7 +34,8 @@ def find_problems(config: dict[str, Any], reported: Collection[str] = ()) -> lis
         reported: further keys to skip, because another check reports them.
     """
     view = ConfigView(config, reported)
-    problems = [problem for key in (*POSITIVE, *NOT_NEGATIVE) if (problem := view.out_of_range(key)) is not None]
+    ranged = (*view.positive_keys(), *view.not_negative_keys())
+    problems = [problem for key in ranged if (problem := view.out_of_range(key)) is not None]
     for rule in RULES:
         try:
             result = rule(view)

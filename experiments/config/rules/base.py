@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from experiments.config.rules.engine import DeclaredEngine, read_engine
+from modules.parallel.topology import Meaning
 
 POSITIVE = (
     "batch_size_global", "batch_size_per_device", "batch_size_eval", "max_epochs", "eval_every_steps",
@@ -12,13 +16,14 @@ POSITIVE = (
     "stop_timeout_s",
     "hardware.devices_per_node", "hardware.cpu_threads", "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
-    "data.num_train", "parallel.pipe", "parallel.data", "parallel.model", "parallel.num_servers", "parallel.group_size",
-    "parallel.push_every_steps", "parallel.pull_every_steps", "parallel.snapshot_every_steps",
+    "data.num_train",
 )  # fmt: skip
-NOT_NEGATIVE = (
-    "max_steps", "seed", "num_data_workers", "schedule.warmup_steps", "parallel.num_backup_workers", "parallel.max_staleness",
-    "parallel.warm_start_steps",
+NOT_NEGATIVE = ("max_steps", "seed", "num_data_workers", "schedule.warmup_steps")
+ENGINE_POSITIVE: tuple[Meaning, ...] = (
+    "pipe", "data", "model", "num_servers", "group_size", "push_every_steps", "pull_every_steps", "snapshot_every_steps",
 )  # fmt: skip
+"""Settings of an engine, by meaning."""
+ENGINE_NOT_NEGATIVE: tuple[Meaning, ...] = ("num_backup_workers", "max_staleness", "warm_start_steps")
 MAY_BE_FRACTIONS = (
     "system_every_s", "grad_clip_norm", "stop_timeout_s", "hardware.memory_gb", "hardware.peak_tflops",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
@@ -64,6 +69,35 @@ class ConfigView:
         """A whole number that is an optional argument of a component; None if it is null or missing."""
         return self.integer_or_none(f"{part}.{name}") if name in self.get(part, dict) else None
 
+    @cached_property
+    def engine(self) -> DeclaredEngine:
+        return read_engine(self.config)
+
+    def setting(self, meaning: Meaning, *kinds: type) -> Any:
+        """The value of a setting of the engine, by its meaning, if its type is one of ``kinds``."""
+        if not self.engine.has(meaning):
+            raise NotApplicable
+        key = self.engine.key(meaning)
+        if key.removeprefix("parallel.") in self.engine.node:
+            return self.get(key, *kinds)
+        value = self.engine.get(meaning)
+        if type(value) not in kinds:
+            raise NotApplicable
+        return value
+
+    def setting_integer(self, meaning: Meaning) -> int:
+        """A whole number within its range."""
+        value: int = self.setting(meaning, int)
+        if self.out_of_range(self.engine.key(meaning)) is not None:
+            raise NotApplicable
+        return value
+
+    def positive_keys(self) -> list[str]:
+        return [*POSITIVE, *map(self.engine.key, filter(self.engine.has, ENGINE_POSITIVE))]
+
+    def not_negative_keys(self) -> list[str]:
+        return [*NOT_NEGATIVE, *map(self.engine.key, filter(self.engine.has, ENGINE_NOT_NEGATIVE))]
+
     def devices(self) -> int:
         return self.integer("hardware.nodes") * self.integer("hardware.devices_per_node")
 
@@ -76,8 +110,8 @@ class ConfigView:
             value = self.get(key, *((int, float) if key in MAY_BE_FRACTIONS else (int,)))
         except NotApplicable:
             return None
-        if key in POSITIVE and not value > 0:
+        if key in self.positive_keys() and not value > 0:
             return f"{key}={value} is not more than 0; write a larger number"
-        if key in NOT_NEGATIVE and value < 0:
+        if key in self.not_negative_keys() and value < 0:
             return f"{key}={value} is not 0 or more; write a larger number"
         return None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from experiments.config import signature
 from experiments.config.rules.base import ConfigView, NotApplicable
-from experiments.config.rules.topology import is_auto
+from experiments.config.rules.engine import read_declared
+from experiments.config.rules.topology import is_auto, resolve_topology
 
-LBFGS = "torch.optim.lbfgs.LBFGS"
+SUPERVISED = "modules.task.supervised.Supervised"
 DESCRIPTIONS = {
     "inputs": "the inputs besides the outputs",
     "whole_model": "the whole model on each rank",
@@ -22,34 +24,58 @@ DESCRIPTIONS = {
 
 def read_names(target: str, attribute: str) -> tuple[str, ...]:
     """The tuple of names that a class attribute holds, read from the source; empty without one."""
-    names = signature.read_literal(target, attribute)
+    names = read_declared(target, attribute)
     return tuple(map(str, names)) if isinstance(names, (tuple, list, set, frozenset)) else ()
 
 
 def _needs(view: ConfigView) -> list[str]:
+    view.get("parallel", dict)
     if is_auto(view.config):
         raise NotApplicable
-    engine = str(view.get("parallel", dict).get("_target_"))
-    serves = read_names(engine, "serves")
+    engine = view.engine.target
+    serves, limits = read_names(engine, "serves"), read_declared(engine, "serves_up_to")
     problems = []
     for key, target in _users(view):
         needs = _read_needs(key, target)
         missing = [need for need in needs if need not in serves]
-        if missing:
-            needed = " and ".join(DESCRIPTIONS.get(need, repr(need)) for need in missing)
-            problems.append(
-                f"{key}={target} needs {needed}, which parallel._target_={engine} does not serve; use parallel=single or data"
-            )
+        exceeded = {} if missing or not isinstance(limits, dict) else _find_exceeded(view, needs, limits)
+        if not missing and not exceeded:
+            continue
+        needed = " and ".join(DESCRIPTIONS.get(need, repr(need)) for need in missing or exceeded)
+        rule, hint = "does not serve", "use parallel=single or data"
+        if exceeded:
+            most = dict(item for each in exceeded.values() for item in each.items())
+            rule = f"serves only with {' and '.join(f'{name} of at most {value}' for name, value in most.items())}"
+            hint = f"lower {'it' if len(most) == 1 else 'them'}, or {hint}"
+        problems.append(f"{key}={target} needs {needed}, which parallel._target_={engine} {rule}; {hint}")
     return problems
+
+
+def _find_exceeded(view: ConfigView, needs: Iterable[str], limits: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """By need, the settings that are larger than what the engine serves it with, and the largest value."""
+    topology = resolve_topology(view)
+    values = {**vars(topology), "stage": view.setting_integer("stage") if view.engine.has("stage") else 0}
+    exceeded = {
+        need: {
+            view.engine.key(meaning): most for meaning, most in limits.get(need, {}).items() if values[meaning] > most
+        }
+        for need in needs
+    }
+    return {need: settings for need, settings in exceeded.items() if settings}
 
 
 def _read_needs(key: str, target: str) -> tuple[str, ...]:
     if key.startswith("gradient."):
         return ("gradients",)
     if key.startswith("optimizer."):
-        is_closure = target == LBFGS or signature.read_literal(target, "needs_closure") is True
-        return ("closure",) if is_closure else ()
-    return read_names(target, "needs")
+        is_closure = signature.read_literal(target, "needs_closure") is True
+        return ("closure",) if is_closure or signature.requires_argument(target, "step", "closure") else ()
+    needs = read_names(target, "needs")
+    # An engine that does not serve "inputs" computes the objective itself, and would ignore what the task computes.
+    if not key.startswith("task.") or target == SUPERVISED or "inputs" in needs:
+        return needs
+    owners = {signature.find_owner(target, method) for method in ("loss", "evaluate")}
+    return needs if owners == {SUPERVISED} else ("inputs", *needs)
 
 
 def _users(view: ConfigView) -> Iterator[tuple[str, str]]:

@@ -8,18 +8,15 @@ from math import prod
 from typing import Any
 
 from experiments.config.rules.base import ConfigView, NotApplicable
+from experiments.config.rules.engine import read_declared
 from modules.parallel.deepspeed.config import check_extra
-from modules.parallel.topology import AXES, Topology
+from modules.parallel.topology import AXES, Axis, Meaning, Topology
 
-AUTO = "modules.parallel.auto.Auto"
+SINGLE = "modules.parallel.single.Single"
 MAX_DISTANCE = 10_000
 """How far from the user's number a divisor is searched."""
 MICRO_BATCHES_PER_STAGE = 4
 """The default of a pipeline; its ideal bubble is then below a fifth of a step."""
-
-
-NOT_ELEMENTWISE = ("torch.optim.lbfgs.LBFGS", "torch.optim.sparse_adam.SparseAdam")
-"""Torch's optimizers that give another result on a slice of a weight than on the whole. A plan tries all others."""
 
 
 SPARSE_OPTIMIZERS = ("SGD", "Adagrad", "SparseAdagrad", "SparseAdam")
@@ -41,12 +38,7 @@ def resolve_topology(view: ConfigView) -> Topology:
 
 def num_batch_shards(view: ConfigView, topology: Topology) -> int:
     """Number of equal shards of a step's batch: one per replica, without the backup workers."""
-    return topology.data - (view.get("parallel.num_backup_workers", int) if has_servers(view) else 0)
-
-
-def has_servers(view: ConfigView) -> bool:
-    """True if parameter servers hold the weights."""
-    return "num_servers" in view.get("parallel", dict)
+    return topology.data - (view.setting("num_backup_workers", int) if view.engine.has("num_backup_workers") else 0)
 
 
 def num_micro_batches(share: int, num_stages: int) -> int:
@@ -58,16 +50,20 @@ def num_micro_batches(share: int, num_stages: int) -> int:
 def is_auto(config: Mapping[str, Any]) -> bool:
     """True if the layout is not chosen yet (`parallel=auto`)."""
     node = config.get("parallel")
-    return isinstance(node, dict) and node.get("_target_") == AUTO
+    return isinstance(node, dict) and read_declared(str(node.get("_target_")), "chooses_layout") is True
 
 
-def _degrees(view: ConfigView) -> dict[str, int | None]:
+def _degrees(view: ConfigView) -> dict[Axis, int | None]:
     """Size of every axis, None for "auto"; 1 for an axis that the engine does not have."""
-    node = view.get("parallel", dict)
+    view.get("parallel", dict)
     if is_auto(view.config):
         raise NotApplicable
     return {
-        axis: 1 if axis not in node else None if node[axis] == "auto" else view.integer(f"parallel.{axis}")
+        axis: 1
+        if not view.engine.has(axis)
+        else None
+        if view.engine.get(axis) == "auto"
+        else view.setting_integer(axis)
         for axis in AXES
     }
 
@@ -76,36 +72,38 @@ def _devices(view: ConfigView) -> str | None:
     degrees, devices = _degrees(view), view.devices()
     free = [axis for axis, degree in degrees.items() if degree is None]
     fixed_ranks = prod(degree for degree in degrees.values() if degree is not None)
-    axes = [axis for axis in AXES if axis in view.config["parallel"]]
-    axes_text = " x ".join(f"{axis}={'auto' if degrees[axis] is None else degrees[axis]}" for axis in axes)
+    axes, names = [axis for axis in AXES if view.engine.has(axis)], {axis: _name(view, axis) for axis in AXES}
+    axes_text = " x ".join(f"{names[axis]}={'auto' if degrees[axis] is None else degrees[axis]}" for axis in axes)
     has = f"hardware has {devices} device{'s'[: devices > 1]} ({view.hardware()})"
     if not axes:
         hint = "set both to 1, or use parallel=data"
-        return f"{has}, but parallel=single uses one; {hint}" if devices > 1 else None
+        engine = "parallel=single" if view.engine.target == SINGLE else f"parallel._target_={view.engine.target}"
+        return f"{has}, but {engine} uses one; {hint}" if devices > 1 else None
     if len(free) > 1:
-        return f"parallel {axes_text}: only one axis can be auto; set {' or '.join(free)} to a number"
+        return f"parallel {axes_text}: only one axis can be auto; set {' or '.join(names[axis] for axis in free)} to a number"
     if fixed_ranks > devices:
         hint = (
             f"set hardware.devices_per_node={fixed_ranks}" if view.integer("hardware.nodes") == 1 else "use more nodes"
         )
         return f"parallel {axes_text} is {fixed_ranks} ranks, one per device, but {has}; {hint}, or lower a degree"
     if devices % fixed_ranks:
-        return f"parallel {axes_text}: {has}, which is not a multiple of {fixed_ranks}; {_nearest_degrees(degrees, devices)}"
+        hint = _nearest_degrees(view, degrees, devices)
+        return f"parallel {axes_text}: {has}, which is not a multiple of {fixed_ranks}; {hint}"
     if not free and fixed_ranks < devices:
-        hint = _filling(degrees, axes, devices // fixed_ranks)
+        axis: Axis = "data" if "data" in axes else axes[0]  # more replicas, if the engine has them
+        key = view.engine.key(axis)
+        hint = f"set {key}={(degrees[axis] or 1) * (devices // fixed_ranks)}, or {key}=auto"
         return f"parallel {axes_text} is {fixed_ranks} ranks, one per device, but {has}; {hint}"
     return None
 
 
-def _nearest_degrees(degrees: dict[str, int | None], devices: int) -> str:
+def _name(view: ConfigView, meaning: Meaning) -> str:
+    return view.engine.key(meaning).removeprefix("parallel.")
+
+
+def _nearest_degrees(view: ConfigView, degrees: dict[Axis, int | None], devices: int) -> str:
     axis, degree = max(((axis, degree or 1) for axis, degree in degrees.items()), key=lambda pair: pair[1])
-    return f"try parallel.{axis}={divisors(devices, degree)}"
-
-
-def _filling(degrees: dict[str, int | None], axes: list[str], factor: int) -> str:
-    """The hint to use all devices: more replicas if the engine has them."""
-    axis = "data" if "data" in axes else axes[0]
-    return f"set parallel.{axis}={(degrees[axis] or 1) * factor}, or parallel.{axis}=auto"
+    return f"try {view.engine.key(axis)}={divisors(devices, degree)}"
 
 
 def _split(view: ConfigView) -> str | None:
@@ -113,8 +111,9 @@ def _split(view: ConfigView) -> str | None:
     shares = num_batch_shards(view, topology)
     if shares < 1 or batch_size % shares == 0:
         return None
-    over = "devices" if topology.world == topology.data else "replicas (parallel.data)"
-    over = "replicas (parallel.data - parallel.num_backup_workers)" if shares < topology.data else over
+    data, backup = view.engine.key("data"), view.engine.key("num_backup_workers")
+    over = "devices" if topology.world == topology.data else f"replicas ({data})"
+    over = f"replicas ({data} - {backup})" if shares < topology.data else over
     hint = f"try {multiples(batch_size, shares)}"
     return f"batch_size_global={batch_size} cannot be split over {shares} {over}; {hint}"
 
@@ -136,31 +135,24 @@ def _micro_batch(view: ConfigView) -> str | None:
 
 def _partition(view: ConfigView) -> str | None:
     """Stages that the user sets; the number of layers is checked when the model is built."""
-    firsts, topology = view.get("parallel.partition", list), resolve_topology(view)
-    setting = f"parallel.partition={firsts}"
+    firsts, topology = view.setting("partition", list), resolve_topology(view)
+    setting = f"{view.engine.key('partition')}={firsts}"
     if len(firsts) != topology.pipe:
         hint = "write the first layer of every stage"
-        return f"{setting} has {len(firsts)} stages, but parallel.pipe={topology.pipe}; {hint}"
+        return f"{setting} has {len(firsts)} stages, but {view.engine.key('pipe')}={topology.pipe}; {hint}"
     if firsts[0] != 0 or any(one >= two for one, two in pairwise(firsts)):
         return f"{setting} does not start at 0 and increase; write the first layer of every stage, as in [0, 3, 5]"
     return None
 
 
 def _offload(view: ConfigView) -> str | None:
-    offload, stage = view.get("parallel.offload", str), view.integer("parallel.stage")
+    offload, stage = view.setting("offload", str), view.setting_integer("stage")
     least = {"optimizer": 1, "weights_and_optimizer": 3}.get(offload, 0)
     if stage >= least:
         return None
-    hint = f"set parallel.stage={least}, or parallel.offload=none"
-    return f"parallel.offload={offload} needs ZeRO stage {least}, but parallel.stage={stage}; {hint}"
-
-
-def _stage_of_pipeline(view: ConfigView) -> str | None:
-    node = view.get("parallel", dict)
-    if "partition" not in node or "stage" not in node:
-        return None
-    rule = "a pipeline needs gradients that ZeRO 2 and 3 have freed, and with stage 0 DeepSpeed 0.19.8 clips by a partial norm"
-    return f"parallel.stage={node['stage']}: {rule}; remove it, pipelines use stage 1"
+    stage_key, offload_key = view.engine.key("stage"), view.engine.key("offload")
+    hint = f"set {stage_key}={least}, or {offload_key}=none"
+    return f"{offload_key}={offload} needs ZeRO stage {least}, but {stage_key}={stage}; {hint}"
 
 
 def _fp16(view: ConfigView) -> str | None:
@@ -172,22 +164,11 @@ def _fp16(view: ConfigView) -> str | None:
 def _compile(view: ConfigView) -> str | None:
     if view.get("compile", bool) is not True:
         return None
-    node = view.get("parallel", dict)
-    if "partition" in node and resolve_topology(view).pipe > 1:
+    if resolve_topology(view).pipe > 1:
         return "compile=true needs the whole model on one rank, but a pipeline splits it; set compile=false"
-    if node.get("stage") == 3:
+    if view.engine.get("stage") == 3:
         return "compile=true cannot compile the hooks that fetch weights in ZeRO 3; set compile=false, or use parallel=zero2"
     return None
-
-
-def _optimizer(view: ConfigView) -> str | None:
-    """ZeRO and model parallelism update slices of the weights, so the optimizer has to be elementwise."""
-    target, node = view.get("optimizer._target_", str), view.get("parallel", dict)
-    has_slices = node.get("stage", 0) != 0 or "partition" in node or resolve_topology(view).model > 1
-    if not has_slices or target not in NOT_ELEMENTWISE:
-        return None
-    rule = "gives another result on slices of a weight than on the whole, and this engine gives it slices"
-    return f"optimizer._target_={target} {rule}; use parallel=data or parallel=zero0, or an elementwise optimizer such as Adam"
 
 
 def _sparse(view: ConfigView) -> list[str]:
@@ -211,10 +192,9 @@ def _sparse(view: ConfigView) -> list[str]:
         problems.append(f"{setting}: momentum changes every earlier row; set optimizer.momentum=0, {otherwise}")
     if view.get("grad_clip_norm", int, float, type(None)) is not None:
         problems.append(f"{setting}: torch does not clip them; set grad_clip_norm=null, {otherwise}")
-    node = view.get("parallel", dict)
-    if has_servers(view):
+    if view.engine.has("num_servers"):
         problems.append(f"{setting}: parameter servers need dense gradients; use parallel=data, {otherwise}")
-    elif "stage" in node or "partition" in node:
+    elif view.engine.has("stage"):
         problems.append(f"{setting}: DeepSpeed's engines send dense gradients; use parallel=data, {otherwise}")
     elif resolve_topology(view).data > 1 and view.get("hardware.device", str) == "cuda":
         problems.append(f"{setting}: NCCL sends dense gradients between GPUs; use one device, {otherwise}")
@@ -222,11 +202,11 @@ def _sparse(view: ConfigView) -> list[str]:
 
 
 def _extra(view: ConfigView) -> list[str]:
-    return check_extra(view.get("parallel.deepspeed_extra", dict))
+    return check_extra(view.setting("deepspeed_extra", dict))
 
 
 RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (
-    _devices, _split, _micro_batch, _partition, _stage_of_pipeline, _offload, _fp16, _compile, _optimizer, _sparse, _extra,
+    _devices, _split, _micro_batch, _partition, _offload, _fp16, _compile, _sparse, _extra,
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, pvariance
 from typing import Any
 
+from experiments.config.rules.engine import DeclaredEngine, read_engine
 from experiments.core.errors import InputError
 from experiments.plan.simulate.cluster import BYTES_PER_VALUE, Cluster, MessageTimes
 from experiments.plan.simulate.distributions import ConstantTime, Lognormal, Measured, Times
@@ -153,35 +154,34 @@ def read(trial: Trial) -> RecordedRun:
             ]
         )
     workers = int(params.get("plan.data") or 1)
-    choices = read_choices(config["parallel"])
+    engine = read_engine(config)
+    choices = read_choices(engine)
     return RecordedRun(
         name=f"run {trial.folder.name}",
-        mode=find_mode(config["parallel"]),
+        mode=find_mode(engine),
         workers=workers,
         batch_size=config["batch_size_global"] // (workers - (choices.num_backup or 0)),
         num_parameters=parameters,
         step_s=tuple(step_s),
         parts_ms={name: tuple(values) for name, values in parts_ms.items()},
-        servers=int(config["parallel"].get("num_servers") or 1),
+        servers=int(engine.get("num_servers", 1)),
         choices=choices,
         log_every_steps=every,
         num_samples=int(params.get("plan.num_steps") or 0) * config["batch_size_global"] or None,
     )
 
 
-def find_mode(parallel: Mapping[str, Any]) -> str:
+def find_mode(engine: DeclaredEngine) -> str:
     """The simulation mode of a run's engine."""
-    if "num_servers" not in parallel:
+    if not engine.has("num_servers"):
         return "sync"
-    if parallel.get("num_backup_workers"):
+    if engine.get("num_backup_workers"):
         return "backup"
-    if parallel.get("max_staleness") == 0:
+    if engine.get("max_staleness") == 0:
         return "sync_servers"
-    return "hybrid" if (parallel.get("group_size") or 1) > 1 else "async"
+    return "hybrid" if engine.get("group_size", 1) > 1 else "async"
 
 
-def read_choices(parallel: Mapping[str, Any]) -> Choices:
+def read_choices(engine: DeclaredEngine) -> Choices:
     """The options of the mode in a run's configuration."""
-    return Choices(
-        parallel.get("num_backup_workers") or None, parallel.get("group_size"), parallel.get("max_staleness")
-    )
+    return Choices(engine.get("num_backup_workers") or None, engine.get("group_size"), engine.get("max_staleness"))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from experiments.config.rules.engine import read_engine
 from experiments.results.compare.differences import MACHINE, differences
 from experiments.run.metric_comparison import Divergence, compare, distance
 from experiments.run.metrics import DELIVERED, DELIVERED_STEP, OF_DELIVERED, MetricSeries
@@ -150,9 +151,9 @@ def _reasons(one: RunRecord, other: RunRecord) -> Iterator[str]:
 
 def _is_asynchronous(record: RunRecord) -> bool:
     """True if several replicas trained asynchronously with parameter servers."""
-    parallel = record.config.get("parallel") or {}
+    engine = read_engine(record.config)
     replicas = (record.config.get("hardware") or {}).get("devices_per_node", 1)
-    return "num_servers" in parallel and parallel.get("max_staleness") != 0 and (parallel.get("data") or replicas) != 1
+    return engine.has("num_servers") and engine.get("max_staleness") != 0 and engine.get("data", replicas) != 1
 
 
 def _engine(record: RunRecord) -> str:

@@ -7,12 +7,15 @@ from typing import Literal
 
 from modules.parallel.topology import Offload, Topology
 
+Kind = Literal["single", "data", "zero", "pipeline"]
+"""How an engine splits a training: not at all, into replicas, into replicas that partition their state, into stages."""
+
 
 @dataclass(frozen=True)
 class ParallelLayout:
     """An engine, the topology of its ranks, and how it splits the batch."""
 
-    engine: Literal["single", "data", "zero", "pipeline"]
+    engine: Kind
     topology: Topology = field(default_factory=Topology)
     stage: int = 0
     """ZeRO stage; 1 for a pipeline."""

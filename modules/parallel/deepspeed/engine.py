@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from modules.parallel.deepspeed.loss_scale import LossScale
 from modules.parallel.forward import Forward
 from modules.parallel.process_groups import ProcessGroups
 from modules.parallel.tensor_parallel.shard_model import Shards
-from modules.parallel.topology import Offload
+from modules.parallel.topology import Offload, Settings
 from modules.task.supervised import make_supervised
 
 
@@ -30,6 +30,7 @@ class DeepSpeedEngine:
 
     engine: Any
     """DeepSpeed's engine."""
+    settings: ClassVar[Settings] = {}
     tensors: Mapping[str, Tensor]
     """Parameters and buffers of this rank, by name."""
 
@@ -53,9 +54,9 @@ class DeepSpeedEngine:
         Raises:
             ValueError: this machine or the model cannot do what the configuration requires.
         """
-        problems = find_incompatibilities(setup.model, config.topology, partition)
-        problems += find_unserved(setup.get_task(), self)
-        splits = find_splitting(self.stage, config.topology)
+        problems = find_incompatibilities(setup.model, config.topology, partition, self.settings)
+        problems += find_unserved(setup.get_task(), self, stage=self.stage, model=config.topology.model)
+        splits = find_splitting(self.stage, config.topology, settings=self.settings)
         names = [name for name, parameter in setup.model.named_parameters() if parameter.requires_grad]
         if problems := problems + find_optimizer_problems(setup.optimizer, names, splits):
             raise ValueError("; ".join(problems))

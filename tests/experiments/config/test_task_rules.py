@@ -35,8 +35,20 @@ class Narrow(Task):
     needs = ("inputs",)
 
 
+class Whole(Supervised):
+    needs = ("inputs", "whole_model")
+
+
 class Inherits(Task):
     pass
+
+
+class OwnLoss(Supervised):
+    def loss(self, model, batch, context): ...
+
+
+class OwnWeight(Supervised):
+    def weight(self, batch): ...
 
 
 class Engine:
@@ -74,8 +86,8 @@ def problems_of(*overrides: str) -> list[str]:
         (("task._target_=needy.Task", "parallel=zero1", TWO), "several updates in a step"),
         (("task._target_=needy.Inherits", "parallel=zero1", TWO), "several updates in a step"),
         (("task._target_=needy.Narrow", *PIPELINE), "the inputs besides the outputs"),
+        (("task._target_=needy.OwnLoss", *PIPELINE), "the inputs besides the outputs"),
         (("task._target_=needy.Task", "parallel=async", TWO), "several updates in a step"),
-        (("callback=ema", "parallel=zero3", TWO), "the whole model on each rank"),
         (("callback=ema", "parallel=async", TWO), "the whole model on each rank"),
         (("gradient=noise", "parallel=zero0", TWO), "the whole gradients on each rank"),
         (("optimizer=sgd", "optimizer._target_=needy.Closure", "parallel=zero0", TWO), CLOSURE),
@@ -93,12 +105,33 @@ def test_an_engine_that_does_not_serve_a_need_is_refused(overrides: tuple[str, .
 
 
 @pytest.mark.parametrize(
+    ("overrides", "needed", "limit"),
+    [
+        (("callback=ema", "parallel=zero3", TWO), "the whole model on each rank", "parallel.stage of at most 2; lower it"),
+        (("task._target_=needy.Narrow", "parallel=model", TWO), "the inputs besides the outputs", "parallel.model of at most 1"),
+        (("task._target_=needy.Whole", "parallel=model", "parallel.stage=3", TWO), "the inputs besides the outputs and the whole",
+         "parallel.model of at most 1 and parallel.stage of at most 2; lower them"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_an_engine_that_serves_a_need_only_with_other_settings_is_refused(
+    overrides: tuple[str, ...], needed: str, limit: str
+) -> None:
+    (problem,) = problems_of("model=mlp", *overrides)
+    assert f" needs {needed}" in problem
+    assert f", which parallel._target_=modules.parallel.deepspeed_zero.Zero serves only with {limit}" in problem
+    assert problem.endswith(", or use parallel=single or data")
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         ("task._target_=needy.Task", "callback=[ema,early_stopping]", "gradient=noise"),
         ("task._target_=needy.Task", "parallel=data", TWO),
         ("task._target_=needy.Narrow", "parallel=zero3", TWO),
+        ("task._target_=needy.Whole", "callback=ema", "parallel=zero2", TWO),
         ("callback=early_stopping", *PIPELINE),
+        ("task._target_=needy.OwnWeight", *PIPELINE),
         ("task._target_=needy.Task", "parallel._target_=needy.Subclass"),
     ],
     ids=" ".join,

@@ -211,23 +211,29 @@ def test_if_no_layout_fits_the_smallest_is_reported_with_hints() -> None:
 
 
 @pytest.mark.parametrize(
-    "needs",
+    ("needs", "stages"),
     [
-        ["callback=ema"],
-        ["gradient=noise"],
-        [
-            "optimizer=sgd",
-            "~optimizer.momentum",
-            "~optimizer.nesterov",
-            "optimizer._target_=torch.optim._adafactor.Adafactor",
-        ],
+        (["callback=ema"], {0, 1, 2}),
+        (["gradient=noise"], {0}),
+        (
+            [
+                "optimizer=sgd",
+                "~optimizer.momentum",
+                "~optimizer.nesterov",
+                "optimizer._target_=torch.optim._adafactor.Adafactor",
+            ],
+            {0},
+        ),
     ],
     ids=["callback", "transform", "optimizer"],
 )
-def test_layouts_that_do_not_serve_what_the_training_needs_are_left_out(needs: list[str]) -> None:
+def test_layouts_that_do_not_serve_what_the_training_needs_are_left_out(needs: list[str], stages: set[int]) -> None:
     overrides = ["model=mlp", "hardware=cpu_4", "parallel=auto", *needs]
     result = compare(compose(overrides, trust=["torch"]))  # for Adafactor
-    assert {candidate.layout.engine for candidate in result.ranked} == {"single", "data"}
+    assert {candidate.layout.stage for candidate in result.ranked} == stages
+    assert {candidate.layout.engine for candidate in result.ranked} == {"single", "data"} | (
+        {"zero"} if stages > {0} else set()
+    )
 
 
 def test_if_no_layout_is_valid_the_reasons_are_reported_with_hints() -> None:

@@ -23,6 +23,7 @@ from modules.parallel.updates import make_updates
 from modules.schedule.constant import Constant
 from modules.schedule.step import Step
 from modules.task.base import Loss, Phase, StepContext, Task
+from modules.task.supervised import Supervised
 
 BOTH = (Phase("critic", ("critic",)), Phase("actor", ("actor.",), every_steps=2))
 
@@ -139,13 +140,18 @@ def test_values_for_a_phase_that_the_task_does_not_have_are_refused() -> None:
 
 
 def test_an_engine_without_phases_refuses_a_task_with_two_even_if_it_declares_no_need() -> None:
-    class Forgetful(Task):
+    class Forgetful(Supervised):
         def phases(self) -> tuple[Phase, ...]:
             return BOTH
 
-    (problem,) = find_unserved(Forgetful(), object())
-    assert "task Forgetful needs phases, which the engine object does not serve" in problem
-    assert find_unserved(Task(), object()) == []
+    class OwnLoss(Supervised):
+        def loss(self, model: nn.Module, batch: Tree, context: StepContext) -> Loss:
+            return super().loss(model, batch, context)
+
+    for task, need in (Forgetful(), "phases"), (OwnLoss(), "inputs"):
+        (problem,) = find_unserved(task, object())
+        assert f"task {type(task).__name__} needs {need}, which the engine object does not serve" in problem
+    assert find_unserved(Supervised(), object()) == []
 
 
 def test_a_checkpoint_holds_the_optimizers_of_all_phases(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from experiments.config.rules.engine import read_engine
 from experiments.core.errors import InputError
 from experiments.plan.simulate.distributions import Lognormal
 from experiments.plan.simulate.from_run import RecordedRun, find_mode, predicted, read, read_choices
@@ -14,6 +15,8 @@ from experiments.plan.simulate.modes import Choices, simulate
 from experiments.run.journal import Journal
 from experiments.trial.trial import Trial
 from tests.support.simulated_clusters import make_cluster, make_machine
+
+SERVERS = {"_target_": "modules.parallel.parameter_server.ParameterServer"}
 
 
 def make_run(folder: Path, step_ms: list[float], parallel: dict[str, Any] | None = None, **metrics: float) -> Trial:
@@ -58,28 +61,33 @@ def test_a_run_without_steps_is_refused(tmp_path: Path, step_ms: list[float]) ->
 @pytest.mark.parametrize(
     ("parallel", "mode", "choices"),
     [
-        ({"data": 4}, "sync", Choices()),
+        ({"_target_": "modules.parallel.data.DataParallel", "data": 4}, "sync", Choices()),
         (
-            {"num_servers": 1, "num_backup_workers": 0, "group_size": 1, "max_staleness": None},
+            {**SERVERS, "num_servers": 1, "num_backup_workers": 0, "group_size": 1, "max_staleness": None},
             "async",
             Choices(None, 1),
         ),
         (
-            {"num_servers": 2, "num_backup_workers": 0, "group_size": 1, "max_staleness": 0},
+            {**SERVERS, "num_servers": 2, "num_backup_workers": 0, "group_size": 1, "max_staleness": 0},
             "sync_servers",
             Choices(None, 1, 0),
         ),
-        ({"num_servers": 1, "num_backup_workers": 2, "group_size": 1, "max_staleness": None}, "backup", Choices(2, 1)),
         (
-            {"num_servers": 1, "num_backup_workers": 0, "group_size": 3, "max_staleness": 4},
+            {**SERVERS, "num_servers": 1, "num_backup_workers": 2, "group_size": 1, "max_staleness": None},
+            "backup",
+            Choices(2, 1),
+        ),
+        (
+            {**SERVERS, "num_servers": 1, "num_backup_workers": 0, "group_size": 3, "max_staleness": 4},
             "hybrid",
             Choices(None, 3, 4),
         ),
     ],
 )
 def test_each_engine_has_its_mode(parallel: dict[str, Any], mode: str, choices: Choices) -> None:
-    assert find_mode(parallel) == mode
-    assert read_choices(parallel) == choices
+    engine = read_engine({"parallel": parallel})
+    assert find_mode(engine) == mode
+    assert read_choices(engine) == choices
 
 
 def test_an_asynchronous_run_has_separate_times_of_computing_and_applying(tmp_path: Path) -> None:
@@ -87,7 +95,7 @@ def test_an_asynchronous_run_has_separate_times_of_computing_and_applying(tmp_pa
         "async/compute_ms_mean": 24.0, "async/compute_ms_std": 6.0, "async/apply_ms_mean": 2.0, "async/pull_ms_mean": 1.0,
         "async/push_ms_mean": 4.0, "train/loss_nats": 1.0,
     }  # fmt: skip
-    parallel = {"num_servers": 2, "num_backup_workers": 0, "group_size": 1, "max_staleness": None}
+    parallel = {**SERVERS, "num_servers": 2, "num_backup_workers": 0, "group_size": 1, "max_staleness": None}
     recorded = read(make_run(tmp_path / "abc", [900.0, 30.0], parallel, **metrics))
     assert recorded.examples_per_s == pytest.approx(2000.0)
     assert "train/loss_nats" not in recorded.parts_ms
@@ -132,7 +140,7 @@ def test_a_recorded_asynchronous_run_is_predicted_from_a_run_of_one_replica() ->
 
 
 def test_backup_workers_do_not_count_in_a_batch(tmp_path: Path) -> None:
-    parallel = {"num_servers": 1, "num_backup_workers": 1, "group_size": 1, "max_staleness": 0}
+    parallel = {**SERVERS, "num_servers": 1, "num_backup_workers": 1, "group_size": 1, "max_staleness": 0}
     recorded = read(make_run(tmp_path / "abc", [900.0, 30.0], parallel))
     assert (recorded.workers, recorded.batch_size) == (3, 30)
     assert recorded.examples_per_s == pytest.approx(2000.0)

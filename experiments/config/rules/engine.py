@@ -1,0 +1,73 @@
+"""What an engine declares about itself, read from its source (`modules.parallel.base.Engine`). Imports no torch."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from experiments.config import signature
+from modules.parallel.topology import Meaning, Settings, name_setting
+
+
+@dataclass(frozen=True)
+class DeclaredEngine:
+    """The node `parallel` of a configuration, by the meanings of its keys."""
+
+    target: str
+    node: Mapping[str, Any]
+    settings: Settings
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether the engine runs processes besides the ranks (`modules.parallel.base.ManagedEngine`)."""
+        try:
+            return signature.has_method(signature.read(self.target), ["run_role"])
+        except signature.SourceError:
+            return False
+
+    def has(self, meaning: Meaning) -> bool:
+        """Whether the engine has the setting, as an argument or fixed."""
+        return meaning in self.settings
+
+    def key(self, meaning: Meaning) -> str:
+        """The key in the configuration, such as ``parallel.data``."""
+        return name_setting(self.settings, meaning)
+
+    def get(self, meaning: Meaning, otherwise: Any = None) -> Any:
+        """The value; ``otherwise`` if the engine does not have the setting, or its value is null."""
+        name = self.settings.get(meaning)
+        value = name if not isinstance(name, str) else self.node.get(name, _read_default(self.target, name))
+        return otherwise if value is None else value
+
+
+def read_engine(config: Mapping[str, Any]) -> DeclaredEngine:
+    """The engine of a configuration."""
+    node = config.get("parallel")
+    node = node if isinstance(node, dict) else {}
+    target = str(node.get("_target_"))
+    settings = read_declared(target, "settings")
+    return DeclaredEngine(target, node, settings if isinstance(settings, dict) else {})
+
+
+def read_declared(target: str, name: str) -> object:
+    """The value of a class attribute, read from the source; None if there is none."""
+    return _read_own(target, name) if target.startswith("modules.") else signature.read_literal(target, name)
+
+
+@lru_cache
+def _read_own(target: str, name: str) -> object:
+    """Classes of Lathe do not change while it runs, and a sweep asks for the same ones thousands of times."""
+    return signature.read_literal(target, name)
+
+
+def _read_default(target: str, argument: str) -> object:
+    """The default of a constructor's argument; None if there is none."""
+    with contextlib.suppress(signature.SourceError, ValueError):
+        found = signature.read(target).arguments.get(argument)
+        if found is not None and found.default is not None:
+            return ast.literal_eval(found.default)
+    return None
