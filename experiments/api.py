@@ -2,7 +2,7 @@
 
 Example::
 
-    from experiments.api import compose, freeze, run, runs, sweep, load_model
+    from lathe import compose, freeze, run, runs, sweep, load_model
 
     result = run(freeze(compose(["model=mlp", "max_steps=100"])))
     print(result.metrics["test/accuracy_top1"])

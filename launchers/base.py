@@ -71,7 +71,7 @@ class Launcher(Protocol):
         ...
 
     def launch(self, spec: AttemptSpec) -> Handle:
-        """Start `python -m experiments.launch.training_process` for an attempt.
+        """Start `experiments.launch.training_process` for an attempt.
 
         Raises:
             LaunchError: the machine or the scheduler refuses.
@@ -87,6 +87,24 @@ class SubmissionUnclearError(LaunchError):
     """The scheduler may have accepted the workers, but did not say under which job name."""
 
 
+def module_command(module: str, code: Path | None = None) -> list[str]:
+    """Arguments for Python that run a module of Lathe, as `-m` would, whatever packages are on PYTHONPATH.
+
+    Example: ``[sys.executable, "-P", *module_command("experiments.cli"), "ls"]``
+
+    Args:
+        module: its name in a checkout.
+        code: a folder with a copy of Lathe, possibly of an earlier version; None: the running one. It may not exist yet.
+    """
+    start = START if code is None else code / "lathe" / "start.py"
+    is_earlier = code is not None and code.is_dir() and not start.is_file()
+    return ["-m", module] if is_earlier else [str(start), module]
+
+
+PREFIX = __name__.removesuffix("launchers.base")
+"""What comes before the names of Lathe's modules: ``lathe.`` where it is installed, nothing in a checkout."""
+START = Path(__file__).parents[1] / ("start.py" if PREFIX else "lathe/start.py")
+"""Runs modules of Lathe."""
 WORKER_MODULE = "experiments.sweep.worker.worker"
 """What `python -m` runs as a worker. Each sweep stores the name, because its workers run its own copy of the code."""
 
@@ -102,7 +120,7 @@ class WorkerPool:
     folder: Path
     """The sweep's."""
     code: Path
-    """The frozen packages; they come first on a worker's import path."""
+    """The frozen packages. Trusted packages with names of Lathe's are in the folder ``user`` next to it."""
     name: str
     max_workers: int
     """More workers than this would have no trial to run."""
@@ -123,6 +141,12 @@ class WorkerPool:
     """Packages, besides the built-in ones, whose classes the trials may name. Workers get them in their start command."""
     worker_module: str | None = None
     """What `python -m` runs as a worker of ``code``; None: a sweep of the first version, which did not store it."""
+
+    @property
+    def import_path(self) -> list[Path]:
+        """The folders that come first on a worker's import path."""
+        user = self.code.parent / "user"
+        return [self.code, user] if user.is_dir() else [self.code]
 
     @property
     def trust_options(self) -> list[str]:

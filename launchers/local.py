@@ -21,6 +21,7 @@ from launchers.base import (
     LaunchError,
     RankPlacement,
     WorkerPool,
+    module_command,
 )
 from launchers.processes.process import TrainingProcess, make_rank_environment
 from launchers.processes.process_group import LocalRanks
@@ -72,7 +73,9 @@ class Local:
         folder.mkdir(exist_ok=True)
         for placement, devices in self._place_ranks(pool):
             environment = {**make_rank_environment(), PLACEMENT_VARIABLE: placement.to_json()}
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(pool.code), os.environ.get("PYTHONPATH")]))
+            environment["PYTHONPATH"] = os.pathsep.join(
+                filter(None, [*map(str, pool.import_path), os.environ.get("PYTHONPATH")])
+            )
             if devices is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = devices
             if placement.threads is not None:
@@ -177,7 +180,7 @@ def _find_gpus(pool: WorkerPool) -> list[str]:
 
 def _start(pool: WorkerPool, environment: dict[str, str], log: int) -> int:
     module = pool.worker_module or FIRST_MODULE
-    command = [sys.executable, "-P", "-m", module, str(pool.folder), *pool.trust_options]
+    command = [sys.executable, "-P", *module_command(module, pool.code), str(pool.folder), *pool.trust_options]
     actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), *((os.POSIX_SPAWN_DUP2, log, to) for to in (1, 2))]
     try:
         return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setsid=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from launchers.base import PLACEMENT_VARIABLE, REQUEUE, LaunchError, SubmissionUnclearError, WorkerPool
+from launchers.base import PLACEMENT_VARIABLE, REQUEUE, LaunchError, SubmissionUnclearError, WorkerPool, module_command
 from launchers.slurm_tasks.errors import explain, find_errors
 from launchers.slurm_tasks.output import parse_job, shorten
 from launchers.slurm_tasks.queue import INVALID_JOB, NoAnswerError, SlurmQueue
@@ -248,7 +248,8 @@ def _sbatch_parameters(pool: WorkerPool, settings: Mapping[str, Any], ranks_on_n
 
 def _render_setup(pool: WorkerPool) -> list[str]:
     """Return the lines before the command: they make a folder for this start of the worker, then run the site's setup."""
-    workers, code = shlex.quote(str(pool.folder / "workers")), shlex.quote(str(pool.code))
+    workers = shlex.quote(str(pool.folder / "workers"))
+    code = shlex.quote(os.pathsep.join(map(str, pool.import_path)))
     lines = [
         "task=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
         f"worker={workers}/$task.${{SLURM_RESTART_COUNT:-0}}",
@@ -269,8 +270,7 @@ def _render_command(pool: WorkerPool, cores: int, python: str) -> str:
     task = [
         python,
         "-P",
-        "-m",
-        "launchers.slurm_tasks.task" if pool.worker_module else FIRST_MODULE,
+        *module_command("launchers.slurm_tasks.task" if pool.worker_module else FIRST_MODULE, pool.code),
         "--per-node",
         pool.ranks_per_node,
         "--devices",

@@ -1,4 +1,4 @@
-"""`python -m experiments.cli`: the same as the command `lathe`."""
+"""`python -m experiments.cli`: the command `lathe`, without pinned names. `python -m lathe` pins them."""
 
 import sys
 

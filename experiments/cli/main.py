@@ -126,7 +126,8 @@ def _discard_output() -> None:
 
 def _call(command: Command, args: argparse.Namespace, trust: list[str]) -> int:
     """Import and call the function of a command."""
-    from experiments.config.allowlist import allow_local_packages, check_own_packages, trusted
+    from experiments.config.allowlist import trusted
+    from experiments.core.files.packages import allow_local_packages, check_own_packages, import_name
 
     check_own_packages()  # before the imports that would take another package of the same name
     from experiments.tracking.store_uri import StoreError
@@ -136,7 +137,7 @@ def _call(command: Command, args: argparse.Namespace, trust: list[str]) -> int:
     allow_local_packages(trust)
     module, _, name = command.function.partition(":")
     try:
-        code: int = getattr(importlib.import_module(module), name)(args)
+        code: int = getattr(importlib.import_module(import_name(module)), name)(args)
         return code
     except (LaunchError, StoreError) as err:
         print(f"{type(err).__name__}: {err}", file=sys.stderr)

@@ -9,7 +9,8 @@ import tempfile
 import traceback
 from collections.abc import Collection
 
-from experiments.components.user_code import OWN, find_user_error, get_message
+from experiments.components.user_code import find_user_error, get_message
+from experiments.core.files.packages import PACKAGES, public_name
 
 FULL = "LATHE_TRACEBACK"
 """Environment variable that prints every traceback."""
@@ -58,7 +59,11 @@ def _report_file(err: OSError) -> int:
 def _last_line(err: Exception) -> str:
     """The innermost line of Lathe, such as ``experiments/trial/trial.py:231``."""
     frames = [(frame, line) for frame, line in traceback.walk_tb(err.__traceback__)]
-    own = [(frame, line) for frame, line in frames if str(frame.f_globals.get("__name__")).partition(".")[0] in OWN]
+    own = [
+        (frame, line)
+        for frame, line in frames
+        if public_name(str(frame.f_globals.get("__name__"))).partition(".")[0] in PACKAGES
+    ]
     frame, line = (own or frames)[-1]
     return f"{'/'.join(frame.f_code.co_filename.split('/')[-3:])}:{line}"
 

@@ -17,6 +17,7 @@ from experiments.config.renamed_targets import TARGETS
 from experiments.config.signature import SourceError
 from experiments.config.type_check import wanted_groups
 from experiments.core.errors import InputError, PlanError
+from experiments.core.files.packages import find_conflict, import_name, public_name
 from experiments.core.secrets import resolve
 
 MAX_ERROR_LENGTH = 500
@@ -175,16 +176,17 @@ def _load(target: str, key: str, trust: Collection[str], groups: frozenset[str])
         raise InputError([f"{key}={target} is in the wrong place, which takes {takes}; name another class"])
     module_name, _, name = target.rpartition(".")
     try:
-        target_object = getattr(importlib.import_module(module_name), name)
+        target_object = getattr(importlib.import_module(import_name(module_name)), name)
     except (ImportError, AttributeError) as err:
-        hint = f"it is now called {TARGETS[target]!r}" if target in TARGETS else "check the path and what it imports"
+        hint = find_conflict(getattr(err, "name", None) or module_name) or "check the path and what it imports"
+        hint = f"it is now called {TARGETS[target]!r}" if target in TARGETS else hint
         raise InputError([f"{key}={target} cannot be imported: {err}; {hint}"]) from err
     except Exception as err:  # of the module's own code, also a SyntaxError
         raise InputError(
             [f"{key}={target} cannot be imported: {describe_error(err)}; correct the module that the error names"]
         ) from err
     is_component = inspect.isclass(target_object) or (inspect.isfunction(target_object) and not is_own(target))
-    if not is_component or not is_allowed(f"{target_object.__module__}.", trust):
+    if not is_component or not is_allowed(f"{public_name(target_object.__module__)}.", trust):
         raise InputError([refusal])
     if needs_mark and not _is_component(target_object, groups):
         raise InputError(
@@ -197,5 +199,5 @@ def _load(target: str, key: str, trust: Collection[str], groups: frozenset[str])
 
 def _is_component(target_object: Any, groups: frozenset[str]) -> bool:
     """Whether a class of Lathe has the mark itself, not by a base, and serves one of these groups; others are from torch."""
-    home = f"{target_object.__module__}."
+    home = f"{public_name(target_object.__module__)}."
     return bool(find_groups(home) & groups) and (not home.startswith(OWN) or vars(target_object).get(MARK) is True)

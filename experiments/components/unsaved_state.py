@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from experiments.components.assemble import Components
 from experiments.core.errors import TrainingError
+from experiments.core.files.packages import public_name
 
 _LIBRARIES = frozenset({"torch", "numpy", "deepspeed", "builtins", "types"})
 """Plain attributes of their classes are not looked at, even where a component is of such a class."""
@@ -140,7 +141,7 @@ class UnsavedState:
             for number, group in enumerate(update.optimizer.param_groups):
                 values = {name: value for name, value in group.items() if name not in ("params", "lr")}
                 walk.attribute(f"optimizer.{update.phase.name}[{number}]", values, 0, _FIX_OF_GROUP)
-        if not type(engine).__module__.startswith("modules.parallel."):
+        if not public_name(type(engine).__module__).startswith("modules.parallel."):
             walk.owner("parallel", engine)
         return walk.parts
 
@@ -272,7 +273,7 @@ def _number(value: SupportsFloat) -> str:
 
 def _is_own(engine: object) -> bool:
     """Whether the engine writes its own checkpoints, which may hold more than a model and its optimizer."""
-    return not type(engine).snapshot.__module__.startswith("modules.parallel.")  # type: ignore[attr-defined]
+    return not public_name(type(engine).snapshot.__module__).startswith("modules.parallel.")  # type: ignore[attr-defined]
 
 
 def _digest(tensor: Tensor) -> str:

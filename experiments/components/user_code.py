@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-OWN = frozenset({"benchmarks", "conf", "experiments", "launchers", "modules", "sweeps", "tests"})
-"""Folders of Lathe in `ROOT`."""
+from experiments.core.files.packages import OWN_FOLDERS, PROJECT_ROOT
+
+OWN = (*OWN_FOLDERS, PROJECT_ROOT / "benchmarks", PROJECT_ROOT / "tests")
 STDLIB = sysconfig.get_path("stdlib")
 INSTALLED = ("site-packages", "dist-packages")
 _FRAME = re.compile(r'^ *File "(?P<path>.+)", line (?P<line>\d{1,9}), in (?P<function>.+)$', re.MULTILINE)
@@ -62,7 +62,7 @@ def is_user_file(path: str, trust: Collection[str] = ()) -> bool:
         if place in parts:
             rest = parts[len(parts) - parts[::-1].index(place) :]
             return bool(rest) and rest[0].removesuffix(".py") in trust
-    if parts[: len(ROOT.parts)] == ROOT.parts and parts[len(ROOT.parts)] in OWN:
+    if any(parts[: len(folder.parts)] == folder.parts for folder in OWN):
         return False
     return not path.startswith(STDLIB + os.sep)
 

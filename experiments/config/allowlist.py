@@ -7,21 +7,16 @@ Without trust, a configuration may name Lathe's components (the classes of `modu
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-from collections.abc import Collection, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Collection
 from pathlib import Path
-from types import ModuleType
 
 import yaml
 
 from experiments.core.errors import InputError
+from experiments.core.files.packages import find_conflict, find_package, is_own_module, is_user_module, public_name
 from experiments.core.files.paths import user_path
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PLACES = {
     "launchers.": "launcher",
     "experiments.tracking.trackers.": "tracking",
@@ -72,7 +67,7 @@ def trusted_folders(trust: Collection[str] = ()) -> list[Path]:
     for name in _with_settings(trust):
         if is_folder(name):
             folders.append(Path(name).expanduser())
-        elif (spec := _find_spec(name)) is not None:
+        elif (spec := find_package(name)) is not None:
             folders += [Path(folder) for folder in spec.submodule_search_locations or ()]
     return folders
 
@@ -80,13 +75,6 @@ def trusted_folders(trust: Collection[str] = ()) -> list[Path]:
 def is_folder(name: str) -> bool:
     """True if an entry of `--trust` is a folder and not a package: it contains a slash, or begins with ``~`` or ``.``."""
     return "/" in name or name.startswith(("~", "."))
-
-
-def _find_spec(package: str) -> ModuleSpec | None:
-    try:
-        return importlib.util.find_spec(package.partition(".")[0])
-    except (ImportError, ValueError):
-        return None
 
 
 def _with_settings(trust: Collection[str]) -> tuple[str, ...]:
@@ -112,52 +100,6 @@ def _with_settings(trust: Collection[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*trust, *listed]))
 
 
-class _LocalPackageFinder(MetaPathFinder):
-    """Finds only trusted packages in the current folder. It is the last finder, so it hides no other package."""
-
-    def __init__(self, folder: str, packages: Collection[str]) -> None:
-        self.folder, self.packages = folder, frozenset(packages)
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        return PathFinder.find_spec(fullname, [self.folder]) if path is None and fullname in self.packages else None
-
-
-def allow_local_packages(packages: Collection[str]) -> None:
-    """Allow imports of trusted packages from the current folder.
-
-    The folder itself is not added to `sys.path`: a library that looks for an optional package could import untrusted code.
-
-    Raises:
-        InputError: the current folder no longer exists.
-    """
-    try:
-        folder = os.getcwd()
-    except FileNotFoundError as err:
-        raise InputError(["the current folder no longer exists; change to an existing folder"]) from err
-    if packages:
-        sys.meta_path.append(_LocalPackageFinder(folder, packages))
-
-
-def check_own_packages() -> None:
-    """Check that `conf`, `launchers`, `modules` and `sweeps` are Lathe's own packages, before anything imports them.
-
-    Raises:
-        InputError: another package of the same name comes first on the import path.
-    """
-    for name in ("conf", "launchers", "modules", "sweeps"):
-        spec = importlib.util.find_spec(name)
-        folder = Path(spec.origin).parent if spec and spec.origin else None
-        if folder is None or folder.parent.resolve() != PROJECT_ROOT:
-            raise InputError(
-                [
-                    f"the package '{name}' is imported from {folder or 'nowhere'}, not from {PROJECT_ROOT / name}; "
-                    "remove the other one from PYTHONPATH"
-                ]
-            )
-
-
 def is_allowed(target: str, trust: Collection[str] = ()) -> bool:
     """True if ``target`` is in Lathe's own packages, in the short list of torch paths or in a trusted package.
 
@@ -166,9 +108,19 @@ def is_allowed(target: str, trust: Collection[str] = ()) -> bool:
     return is_own(target) or is_trusted(target, trust)
 
 
+def how_to_allow(target: str, trust: Collection[str]) -> str:
+    """What to change so that a target which is not allowed becomes allowed."""
+    package, module = target.partition(".")[0], target.rpartition(".")[0]
+    if public_name(target) != target:
+        return f"write {public_name(target)}"
+    conflict = find_conflict(module) if package in trust else None
+    return conflict or f"if you trust the code of '{package}', add `--trust {package}`"
+
+
 def is_trusted(target: str, trust: Collection[str]) -> bool:
-    """True if the user trusts the package of ``target``."""
-    return target.startswith(tuple(f"{package}." for package in trust))
+    """True if the user trusts the package of ``target``. A module that Lathe has too is Lathe's."""
+    is_named = target.startswith(tuple(f"{package}." for package in trust))
+    return is_named and not is_own_module(target.rpartition(".")[0])
 
 
 def find_groups(target: str) -> frozenset[str]:
@@ -184,4 +136,4 @@ def find_groups(target: str) -> frozenset[str]:
 
 def is_own(target: str) -> bool:
     """True if ``target`` is part of Lathe or torch and therefore needs no `--trust`."""
-    return target.startswith((*OWN, *TORCH))
+    return target.startswith((*OWN, *TORCH)) and not is_user_module(target.rpartition(".")[0])

@@ -35,6 +35,7 @@ from experiments.config.source_map import SourceMap, shown_path
 from experiments.config.type_check import UNKNOWN
 from experiments.config.validate import Validation
 from experiments.core.errors import ConfigError, InputError, did_you_mean
+from experiments.core.files.packages import PREFIX
 from experiments.core.renamed import suggestion
 from experiments.core.secrets import find_secret_keys
 
@@ -246,7 +247,7 @@ def _own_hydra() -> Iterator[None]:
         user, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
         GlobalHydra.instance().clear()
         try:
-            with initialize_config_module(config_module="conf", version_base=None):
+            with initialize_config_module(config_module=f"{PREFIX}conf", version_base=None):
                 yield
         finally:
             if user is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
-import importlib.util
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,6 +14,14 @@ from typing import TypeGuard
 from experiments.config.allowlist import MARK
 from experiments.config.source_map import shown_path
 from experiments.core.errors import did_you_mean
+from experiments.core.files.packages import (
+    PACKAGES,
+    PROJECT_ROOT,
+    find_conflict,
+    find_package,
+    is_user_module,
+    public_name,
+)
 
 # `torch.nn.Module` declares `*args, **kwargs` but accepts none.
 WITHOUT_ARGUMENTS = {"object", "ABC", "Protocol", "Generic", "torch.nn.Module", "torch.nn.modules.module.Module"}
@@ -97,7 +104,7 @@ def _find(target: str, module_name: str, name: str, hops: int) -> Signature:
         except SourceError:
             if name in module.imports:
                 raise
-    hint = did_you_mean(name, module.classes, otherwise=f"see {shown_path(module.path)}")
+    hint = find_conflict(module_name) or did_you_mean(name, module.classes, f"see {shown_path(module.path)}")
     raise SourceError(f"module '{module_name}' has no class '{name}'; {hint}")
 
 
@@ -178,6 +185,7 @@ def parse(module_name: str) -> Module:
     Raises:
         SourceError: the module does not exist, or has no Python source.
     """
+    module_name = public_name(module_name)
     path = _source_of(module_name)
     return _parse(module_name, path, path.stat().st_mtime_ns)
 
@@ -209,13 +217,12 @@ def _collect(node: ast.stmt, module: Module, package: str) -> None:
         module.aliases[node.target.id] = node.value
     elif isinstance(node, ast.Import):
         for name in node.names:
-            module.imports[name.asname or name.name.partition(".")[0]] = (
-                name.name if name.asname else name.name.partition(".")[0]
-            )
+            top = name.name.partition(".")[0]
+            module.imports[name.asname or top] = public_name(name.name) if name.asname else top
     elif isinstance(node, ast.ImportFrom):
         parts = package.split(".")
         base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
-        origin = ".".join(part for part in (base, node.module or "") if part)
+        origin = public_name(".".join(part for part in (base, node.module or "") if part))
         for name in node.names:
             if name.name == "*":
                 module.stars.append(origin)
@@ -228,18 +235,11 @@ def _collect(node: ast.stmt, module: Module, package: str) -> None:
 
 def _source_of(module_name: str) -> Path:
     top, *rest = module_name.split(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None and top in MODEL_PACKAGES:
-        raise SourceError(f"{top} is not installed; `pip install 'lathe[models]'`")
-    if spec is None:
-        raise SourceError(
-            f"no package '{top}' is on the import path; install it, or run the command in the folder that contains it"
-        )
-    folders = [Path(folder) for folder in spec.submodule_search_locations or []]
-    source = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    if top in PACKAGES and not is_user_module(module_name):
+        folders: list[Path] = [PROJECT_ROOT / top]
+        source: Path | None = PROJECT_ROOT / top / "__init__.py"
+    else:
+        folders, source = _find_top(top)
     known = top
     for part in rest:
         source, inner = _step(folders, part)
@@ -250,6 +250,19 @@ def _source_of(module_name: str) -> Path:
     if source is None:
         raise SourceError(f"'{module_name}' has no Python source")
     return source
+
+
+def _find_top(package: str) -> tuple[list[Path], Path | None]:
+    """The folders and the source file of a top-level package or module that is not Lathe's."""
+    spec = find_package(package)
+    if spec is None and package in MODEL_PACKAGES:
+        raise SourceError(f"{package} is not installed; `pip install 'lathe[models]'`")
+    if spec is None:
+        raise SourceError(
+            f"no package '{package}' is on the import path; install it, or run the command in the folder that contains it"
+        )
+    folders = [Path(folder) for folder in spec.submodule_search_locations or []]
+    return folders, Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
 
 
 def _step(folders: list[Path], part: str) -> tuple[Path | None, list[Path]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from experiments.config.allowlist import PROJECT_ROOT
+from experiments.core.files.packages import PROJECT_ROOT
 from experiments.core.format import format_value
 from experiments.core.secrets import is_secret
 

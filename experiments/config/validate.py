@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.config import signature
 from experiments.config import type_check as check
-from experiments.config.allowlist import GROUPS, OWN, find_groups, is_allowed, is_own, is_trusted
+from experiments.config.allowlist import GROUPS, OWN, find_groups, how_to_allow, is_allowed, is_own, is_trusted
 from experiments.config.renamed_targets import TARGETS
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.optimizer import NOT_ARGUMENTS, merge_phase
@@ -227,12 +227,12 @@ class Validation:
 
     def _signature(self, target: str, key: str, groups: frozenset[str]) -> Signature | None:
         setting = self.origins.as_written(f"{key}._target_", target)
-        package = target.partition(".")[0]
-        trust = f"if you trust the code of '{package}', add `--trust {package}`"
         if "." not in target:
             self.problems.append(f"{setting} is not the full path of a class; write package.module.Class")
         elif not is_allowed(target, self.trust):
-            self.problems.append(f"{setting} is not on the list of code that may run; {trust}")
+            self.problems.append(
+                f"{setting} is not on the list of code that may run; {how_to_allow(target, self.trust)}"
+            )
         elif not self._is_in_place(target, setting, key, groups):
             return None
         else:

@@ -17,7 +17,7 @@ from experiments.run import journal
 from experiments.run.metrics import read_last_values
 from experiments.run.rank_reports import RankLogs
 from experiments.trial.trial import Trial
-from launchers.base import DONE, FAILED, WRONG_INPUT
+from launchers.base import DONE, FAILED, WRONG_INPUT, module_command
 
 
 @dataclass
@@ -152,7 +152,7 @@ def start_sync(trial: Trial, attempt: int, trust: Sequence[str] = ()) -> subproc
         attempt: number of the attempt.
         trust: packages whose code a tracker, and the logged model, may include.
     """
-    module = [sys.executable, "-P", "-m", "experiments.tracking.follow_run"]
+    module = [sys.executable, "-P", *module_command("experiments.tracking.follow_run")]
     command = [*module, str(trial.folder), "--attempt", str(attempt), *(f"--trust={package}" for package in trust)]
     log = (trial.folder / "attempts" / str(attempt) / "sync.log").open("w", encoding="utf-8")
     with log:

@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Any
 
 from experiments.components.user_code import find_user_error, is_user_file
-from experiments.config.allowlist import allow_local_packages
 from experiments.core.errors import InputError
+from experiments.core.files.packages import allow_local_packages
 from experiments.core.safe_output import get_raw_stream
 from experiments.launch.async_supervisor import is_supervised
 from experiments.launch.attempt_monitor import AttemptMonitor, RunResult

@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.allowlist import allow_local_packages
 from experiments.core.errors import InputError
+from experiments.core.files.packages import allow_local_packages, import_name
 from experiments.launch.async_supervisor import is_supervised, run_supervisor
 from experiments.launch.no_terminal import refuse_terminal
 from experiments.launch.stop import StopSignal, get_stop_timeout_s
@@ -58,7 +58,7 @@ def main() -> int:
     stop = StopSignal()
     try:
         # These imports take seconds. They run while the launching side still composes the configuration.
-        importlib.import_module("experiments.train.attempt")
+        importlib.import_module(import_name("experiments.train.attempt"))
         from modules.parallel.base import Rank
     except ImportError as err:
         print(

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from experiments.config.allowlist import allow_local_packages
+from experiments.core.files.packages import allow_local_packages
 from experiments.run import journal
 from experiments.run.folder_watch import FolderWatch
 from experiments.run.state import is_process_alive

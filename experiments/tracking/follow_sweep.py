@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from experiments.config.allowlist import allow_local_packages
 from experiments.core import lock
+from experiments.core.files.packages import allow_local_packages
 from experiments.sweep.sweep import Sweep
 from experiments.tracking.sweep_sync import DAMAGE_ERRORS, SweepSync, read_tracking_config
+from launchers.base import module_command
 
 POLL_S, LONGEST_PAUSE_S = 2.0, 60.0
 QUIET_PAUSE_S = 15.0
@@ -40,7 +41,7 @@ def start_follower(sweep: Sweep) -> subprocess.Popen[bytes] | None:
         return None
     with contextlib.suppress(OSError), (sweep.folder / "sync.log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(sweep.folder),
+            [sys.executable, "-P", *module_command("experiments.tracking.follow_sweep"), str(sweep.folder),
              *(f"--trust={package}" for package in sweep.trust)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip

@@ -40,6 +40,7 @@ from experiments.tracking.store_uri import (
     strip_login,
 )
 from experiments.trial.parameters import mask_password
+from launchers.base import module_command
 
 _START_TIMEOUT_S = 120.0  # 12 s on two idle cores (2026-11-23)
 _END_TIMEOUT_S = 10.0
@@ -158,7 +159,7 @@ def runs_page(address: str, experiment: str) -> str:
 
 def _start(uri: str, runs_dir: Path, listener: socket.socket, token: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start the server in its own process group, so that only this process receives Ctrl-C."""
-    module = [sys.executable, "-P", "-m", "experiments.tracking.ui_server"]
+    module = [sys.executable, "-P", *module_command("experiments.tracking.ui_server")]
     options = {"listener": listener.fileno(), "artifacts": get_artifacts_folder(uri, runs_dir), "parent": os.getpid()}
     command = [*module, *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
     # Not arguments: all users of the machine can read arguments.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config.allowlist import PROJECT_ROOT
+from experiments.core.files.packages import OWN_FOLDERS, PACKAGES, PREFIX, find_package
 from experiments.core.runs_dir import is_run_file
-from experiments.trial.code_snapshot import PACKAGES
 
 CODE = "code/packages"
 """Path of the copy in the folder of the sweep."""
+USER = "user"
+"""The folder next to it, for trusted packages that have the name of a package of Lathe."""
 IGNORED = shutil.ignore_patterns(
     ".*"
 )  # compiled code is copied too: Python recognises it by the times, which the copy keeps
@@ -33,19 +33,23 @@ def copy_packages(trust: Sequence[str], folder: Path) -> None:
     def ignore(parent: str, names: list[str]) -> set[str]:
         return IGNORED(parent, names) | {name for name in names if is_run_file(Path(parent, name), runs_dir)}
 
-    for name in PACKAGES:
-        shutil.copytree(PROJECT_ROOT / name, folder / name, ignore=ignore, dirs_exist_ok=True)
+    for own in OWN_FOLDERS:
+        shutil.copytree(own, folder / own.name, ignore=ignore, dirs_exist_ok=True)
     for package in trust:
-        path = _find_package(package.partition(".")[0])
-        if path is not None and path.is_dir():
-            shutil.copytree(path, folder / path.name, ignore=ignore, dirs_exist_ok=True)
-        elif path is not None:
-            shutil.copy2(path, folder / path.name)
+        path = _find_package(package)
+        if path is None:
+            continue
+        to = folder.parent / USER if path.stem in PACKAGES and not PREFIX else folder
+        if path.is_dir():
+            shutil.copytree(path, to / path.name, ignore=ignore, dirs_exist_ok=True)
+        else:
+            to.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, to / path.name)
 
 
 def _find_package(package: str) -> Path | None:
     """Folder or file of a package; None for an installed one, which the compute nodes have too."""
-    spec = importlib.util.find_spec(package)
+    spec = find_package(package)
     if spec is None:
         return None
     path = next(iter(spec.submodule_search_locations or ()), spec.origin)

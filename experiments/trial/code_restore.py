@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import importlib.util
 import io
 import re
 import signal
@@ -18,14 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.config.allowlist import PROJECT_ROOT
 from experiments.core.errors import InputError
+from experiments.core.files.packages import IMPORT_ROOT, PROJECT_ROOT, find_package
 from experiments.core.git import GitError, find_checkout, git, has_commit, is_merged
 from experiments.trial.code_snapshot import (
     MAX_SNAPSHOT_MB,
     digest_folder,
     find_checkout_root,
     find_package_folder,
+    find_root,
     take_snapshot,
 )
 
@@ -59,7 +59,7 @@ class RestoredCode:
 
 def find_checkouts(trust: Sequence[str]) -> list[Checkout]:
     """The checkout of the built-in packages, then those of trusted packages that are not in site-packages."""
-    checkouts: dict[Path, list[Path]] = {find_checkout_root(PROJECT_ROOT) or PROJECT_ROOT: [PROJECT_ROOT]}
+    checkouts: dict[Path, list[Path]] = {find_root(PROJECT_ROOT): [IMPORT_ROOT]}
     for name in trust:
         folder = find_package_folder(name)
         if folder is not None:
@@ -70,7 +70,7 @@ def find_checkouts(trust: Sequence[str]) -> list[Checkout]:
 
 def _import_root(package: str, folder: Path) -> Path:
     """The folder from which a package or single file is imported."""
-    spec = importlib.util.find_spec(package.partition(".")[0])
+    spec = find_package(package)
     return folder.parent if spec is not None and spec.submodule_search_locations else folder
 
 
@@ -127,7 +127,7 @@ def restore_code(
                 )
         if not code:
             restored.problems.append("code: the run does not record its code, so the code of this checkout is used")
-            restored.roots, restored.on_path = [checkouts[0].root], [PROJECT_ROOT]
+            restored.roots, restored.on_path = [checkouts[0].root], [IMPORT_ROOT]
         yield restored
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib.util
 import io
 import os
 import sysconfig
@@ -13,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.config.allowlist import PROJECT_ROOT
 from experiments.core.atomic import fsync
+from experiments.core.files.packages import OWN_FOLDERS, PROJECT_ROOT, find_package
 from experiments.core.git import READ_TIMEOUT_S, GitError, find_checkout, git
 from experiments.core.runs_dir import is_run_file
 from experiments.core.secret_formats import CREDENTIAL_FILES
 from experiments.core.secrets import has_secret
 
-PACKAGES = ("conf", "experiments", "launchers", "modules", "sweeps")
 MAX_SNAPSHOT_MB = 20.0
 SOURCE_SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".txt", ".cfg"}
 # Options that override the user's git configuration.
@@ -40,7 +38,7 @@ def take_snapshots(
     configurations, unlike packages, can be untrusted.
     """
     folders = [PROJECT_ROOT, *(path for name in trust if (path := find_package_folder(name)))]
-    roots = list(dict.fromkeys(find_checkout_root(path) or path for path in folders))
+    roots = list(dict.fromkeys(map(find_root, folders)))
     warnings += filter(None, map(_find_fault, roots))
     entries = [take_snapshot(root, folder, warnings, runs_dir) for root in roots]
     others = [path for path in map(Path, config_dirs) if not any(path.is_relative_to(root) for root in roots)]
@@ -49,10 +47,7 @@ def take_snapshots(
 
 def find_package_folder(package: str) -> Path | None:
     """Folder of a trusted package; None for an installed one, whose version `installed_packages` records."""
-    try:
-        spec = importlib.util.find_spec(package.partition(".")[0])
-    except (ImportError, ValueError):
-        return None
+    spec = find_package(package)
     paths = (
         [*(spec.submodule_search_locations or ()), *([Path(spec.origin).parent] if spec.origin else [])] if spec else []
     )
@@ -60,6 +55,11 @@ def find_package_folder(package: str) -> Path | None:
         return None
     folder = Path(paths[0]).resolve()
     return None if _is_installed(folder) else folder
+
+
+def find_root(folder: Path) -> Path:
+    """The checkout of a package; its own folder outside of git, or if it is installed, perhaps in another project's checkout."""
+    return folder if _is_installed(folder) else find_checkout_root(folder) or folder
 
 
 def _is_installed(folder: Path) -> bool:
@@ -248,7 +248,7 @@ def _digest_sources(root: Path, runs_dir: Path | None) -> str:
     """One hash over the text sources in a folder outside of git; in that of Lathe, only over its own packages."""
     digest = hashlib.sha256()
     # The folder can be site-packages, which also contains other packages.
-    for top in [root / name for name in PACKAGES] if root == PROJECT_ROOT else [root]:
+    for top in OWN_FOLDERS if root == PROJECT_ROOT else [root]:
         for path in _sources(top, runs_dir):
             digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 
-from launchers.base import AttemptSpec, LaunchError
+from launchers.base import AttemptSpec, LaunchError, module_command
 from launchers.processes.cleanup import clean_up, kill_tree
 
 # Waiting OpenMP threads that spin starve each other on a busy machine: a step was seen to take 57 times as long.
@@ -31,7 +31,7 @@ class TrainingProcess:
     """
 
     def __init__(self) -> None:
-        command = [sys.executable, "-P", "-m", "experiments.launch.training_process"]
+        command = [sys.executable, "-P", *module_command("experiments.launch.training_process")]
         # Blocked until the process has its handlers: a signal in its first 0.1 s would end it without a report.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from launchers.base import PLACEMENT_VARIABLE, WORKER_MODULE, WRONG_INPUT, RankPlacement
+from launchers.base import PLACEMENT_VARIABLE, PREFIX, WORKER_MODULE, WRONG_INPUT, RankPlacement
 
 LOOPBACK = "127.0.0.1"
 
@@ -256,7 +256,7 @@ def main() -> int:
     placement = replace(placement, leader_address=resolve_address(placement.leader_address, os.environ))
     os.environ.update(changes, **{PLACEMENT_VARIABLE: placement.to_json()})
     sys.argv = [options.module, options.folder, *(f"--trust={package}" for package in options.trust)]
-    runpy.run_module(options.module, run_name="__main__", alter_sys=True)
+    runpy.run_module(f"{PREFIX}{options.module}", run_name="__main__", alter_sys=True)
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers.base import AttemptSpec, LaunchError
+from launchers.base import AttemptSpec, LaunchError, module_command
 from launchers.local import Local
 from launchers.processes.process import TrainingProcess
 from tests.support.waiting import wait_until
@@ -23,7 +23,7 @@ def as_process(monkeypatch: pytest.MonkeyPatch) -> None:
     start = subprocess.Popen
 
     def started(command: list[str], **options: object) -> object:
-        assert command == [sys.executable, "-P", "-m", "experiments.launch.training_process"]
+        assert command == [sys.executable, "-P", *module_command("experiments.launch.training_process")]
         return start([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr("launchers.processes.process.subprocess.Popen", started)

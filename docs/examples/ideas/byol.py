@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
+from lathe.modules.callback.base import Callback
+from lathe.modules.data.base import Batch
+from lathe.modules.task.base import Loss, StepContext, Task
 from torch import Tensor, nn
 from torch.nn import functional
-
-from modules.callback.base import Callback
-from modules.data.base import Batch
-from modules.task.base import Loss, StepContext, Task
 
 
 class ByolModel(nn.Module):

@@ -6,12 +6,11 @@ Source: Abadi et al. 2016, arXiv:1607.00133, algorithm 1.
 """
 
 import torch
+from lathe.modules.data.base import Batch
+from lathe.modules.task.base import Evaluation, Loss, StepContext, Task
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
-
-from modules.data.base import Batch
-from modules.task.base import Evaluation, Loss, StepContext, Task
 
 
 class PrivateClassification(Task):

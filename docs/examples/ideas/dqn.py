@@ -10,10 +10,9 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from lathe.modules.callback.base import Callback
+from lathe.modules.task.base import Evaluation, Loss, StepContext, Task
 from torch import Generator, Tensor, nn
-
-from modules.callback.base import Callback
-from modules.task.base import Evaluation, Loss, StepContext, Task
 
 
 def move_cart(state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:

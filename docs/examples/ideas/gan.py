@@ -7,11 +7,10 @@ Source: Gulrajani et al. 2017, arXiv:1704.00028.
 from itertools import pairwise
 
 import torch
+from lathe.modules.data.base import Batch
+from lathe.modules.data.tensors import TensorSplit
+from lathe.modules.task.base import Loss, Phase, StepContext, Task
 from torch import Tensor, nn
-
-from modules.data.base import Batch
-from modules.data.tensors import TensorSplit
-from modules.task.base import Loss, Phase, StepContext, Task
 
 
 def mlp(*sizes: int) -> nn.Sequential:

@@ -5,11 +5,10 @@ Source: Liu and Nocedal 1989, doi:10.1007/BF01589116.
 """
 
 import torch
+from lathe.modules.data.base import Batch
+from lathe.modules.data.tensors import TensorSplit
+from lathe.modules.task.base import Evaluation, Loss, StepContext, Task
 from torch import Tensor, nn
-
-from modules.data.base import Batch
-from modules.data.tensors import TensorSplit
-from modules.task.base import Evaluation, Loss, StepContext, Task
 
 
 class Curve(nn.Module):

@@ -5,10 +5,9 @@ Source: Raffel et al. 2019, arXiv:1910.10683, section 3.5 (packing).
 """
 
 import torch
+from lathe.modules.task.base import Evaluation, Loss, StepContext, Task
 from torch import Tensor, nn
 from torch.nn import functional
-
-from modules.task.base import Evaluation, Loss, StepContext, Task
 
 
 class PackedModel(nn.Module):

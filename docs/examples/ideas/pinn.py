@@ -7,12 +7,11 @@ Source: Raissi et al. 2019, doi:10.1016/j.jcp.2018.10.045.
 import math
 
 import torch
+from lathe.modules.data.base import Batch, StreamShard
+from lathe.modules.data.sampling.example_random import ExampleRandom, example_seeds
+from lathe.modules.data.tensors import TensorSplit
+from lathe.modules.task.base import Evaluation, Loss, StepContext, Task
 from torch import Tensor, nn
-
-from modules.data.base import Batch, StreamShard
-from modules.data.sampling.example_random import ExampleRandom, example_seeds
-from modules.data.tensors import TensorSplit
-from modules.task.base import Evaluation, Loss, StepContext, Task
 
 
 class Solution(nn.Module):

@@ -5,11 +5,10 @@ Source: Kingma and Welling 2013, arXiv:1312.6114.
 """
 
 import torch
+from lathe.modules.data.base import Batch
+from lathe.modules.task.base import Loss, StepContext, Task
 from torch import Tensor, nn
 from torch.nn import functional
-
-from modules.data.base import Batch
-from modules.task.base import Loss, StepContext, Task
 
 
 class VaeModel(nn.Module):

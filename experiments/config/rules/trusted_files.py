@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.config.allowlist import PROJECT_ROOT, trusted_folders
+from experiments.config.allowlist import trusted_folders
 from experiments.config.source_map import SourceMap, parents, shown_path
 from experiments.config.sweep_values import SweepValues
+from experiments.core.files.packages import PROJECT_ROOT
 
 MACHINE_KEYS = {
     "hardware.slurm": "goes into the batch script, which a shell on the nodes runs",

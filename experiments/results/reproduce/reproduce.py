@@ -144,7 +144,7 @@ def _run_again(original: Original, args: Namespace, steps: int | None) -> int:
         overrides = list(args.overrides)
         if rerun.has_first_names(code):
             overrides = renamed.original_overrides(overrides)
-        ended = rerun.execute(trial, environment, trust, overrides, steps)
+        ended = rerun.execute(trial, code, environment, trust, overrides, steps)
         if args.keep_code:
             commands = (f"`git worktree remove --force {shlex.quote(str(root))}`" for root in code.roots)
             display.say(f"the restored code stays here; remove it with {' and '.join(commands)}")

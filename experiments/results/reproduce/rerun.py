@@ -20,6 +20,7 @@ from typing import Any
 
 from experiments.core import renamed
 from experiments.core.errors import InputError
+from experiments.core.files.packages import IMPORT_ROOT, PREFIX, PROJECT_ROOT
 from experiments.core.signals import handled_signals
 from experiments.launch.own_launcher import LOCAL_LAUNCHER
 from experiments.results.reproduce.original import Original
@@ -29,14 +30,20 @@ from experiments.trial.code_snapshot import take_snapshot
 from experiments.trial.environment import describe_machine, installed_packages
 from experiments.trial.initial_weights import FILE
 from experiments.trial.trial import Trial, create_run_folder, fingerprint_data, write_trial
+from launchers.base import module_command
 
 POLL_S = 0.05
 IMPORTED = "import json, experiments, modules; print(json.dumps([experiments.__file__, modules.__file__]))"
+"""For code of an earlier version, which does not pin its packages."""
 BEGIN = """
 import ctypes, runpy, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: save and stop when the parent is killed
-runpy.run_module("experiments.cli", run_name="__main__", alter_sys=True)
+del sys.argv[0]
+if sys.argv[0] == "-m":
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+else:
+    runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -89,7 +96,8 @@ def new_run(original: Original, code: RestoredCode, runs_dir: Path, steps: int |
 
 def has_first_names(code: RestoredCode) -> bool:
     """Whether restored code knows configuration keys by their first names only."""
-    return not (code.on_path[0] / "experiments" / "core" / "renamed.py").is_file()
+    root = PROJECT_ROOT if code.on_path[0] == IMPORT_ROOT else code.on_path[0]
+    return not (root / "experiments" / "core" / "renamed.py").is_file()
 
 
 def _free_name(identity: str, runs_dir: Path) -> str:
@@ -99,6 +107,11 @@ def _free_name(identity: str, runs_dir: Path) -> str:
     return next(name for name in names if name not in taken)
 
 
+def _entry(code: RestoredCode) -> list[str]:
+    """What runs the command line of restored code."""
+    return module_command("experiments.cli", code.on_path[0])
+
+
 def child_environment(code: RestoredCode, variables: Mapping[str, str]) -> dict[str, str]:
     """The environment variables of a process that imports the restored code.
 
@@ -106,8 +119,11 @@ def child_environment(code: RestoredCode, variables: Mapping[str, str]) -> dict[
         InputError: it would import other code.
     """
     before = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([*map(str, code.on_path), *([before] if before else [])])
+    folders = [folder for folder in code.on_path if not (PREFIX and folder == IMPORT_ROOT)]
+    path = os.pathsep.join([*map(str, folders), *([before] if before else [])])
     environment = {**os.environ, **variables, "PYTHONPATH": path}
+    if _entry(code)[0] != "-m":
+        return environment
     command = [sys.executable, "-P", "-c", IMPORTED]
     done = subprocess.run(
         command,
@@ -131,7 +147,12 @@ def child_environment(code: RestoredCode, variables: Mapping[str, str]) -> dict[
 
 
 def execute(
-    trial: Trial, environment: Mapping[str, str], trust: Sequence[str], overrides: Sequence[str], steps: int | None
+    trial: Trial,
+    code: RestoredCode,
+    environment: Mapping[str, str],
+    trust: Sequence[str],
+    overrides: Sequence[str],
+    steps: int | None,
 ) -> Ended:
     """Run a new run to its end, or to a number of steps.
 
@@ -139,7 +160,7 @@ def execute(
     """
     flags = [flag for name in trust for flag in ("--trust", name)]
     # All versions of Lathe have this command, and it takes a folder.
-    command = [sys.executable, "-P", "-c", BEGIN, "resume", str(trial.folder)]
+    command = [sys.executable, "-P", "-c", BEGIN, *_entry(code), "resume", str(trial.folder)]
     command += ["--runs-dir", str(trial.runs_dir), *flags, *overrides]
     # In a session of its own, so that Ctrl-C arrives once, through this process.
     child = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)

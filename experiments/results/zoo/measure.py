@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.config.allowlist import PROJECT_ROOT
 from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
 from experiments.core.data_files import find_missing
 from experiments.core.errors import PlanError
+from experiments.core.files.packages import PACKAGES, PROJECT_ROOT
 from experiments.core.format import format_duration
 from experiments.core.git import GitError, git
 from experiments.plan.plan import make_plan
@@ -30,7 +30,6 @@ from experiments.sweep.submit import retry_unfinished, submit
 from experiments.sweep.sweep import Sweep
 from experiments.tracking import follow_sweep
 from experiments.tracking.mlflow_view import ui_hint
-from experiments.trial.code_snapshot import PACKAGES
 from experiments.trial.trial import EXCLUDED, resolve_runs_dir, trial_id
 from launchers.base import DONE
 

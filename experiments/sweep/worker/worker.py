@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from experiments.core.files.packages import import_name
 from experiments.launch.wakeup import SignalWaiter
 from experiments.run.folder_watch import wait_until_back
 from experiments.sweep.sweep import Sweep
@@ -81,13 +82,13 @@ def _has_work(sweep: Sweep) -> bool:
 def _import_all(sweep: Sweep) -> None:
     """Import everything slow once, before the first fork: torch, lazy imports of its optimizers, components."""
     for name in ("torch", "torch._dynamo", "experiments.train.attempt"):
-        importlib.import_module(name)
+        importlib.import_module(import_name(name))
     targets = {
         part["_target_"] for template in sweep.templates().all for part in template.config.values()
         if isinstance(part, dict) and str(part.get("_target_", "")).startswith("modules.")
     }  # fmt: skip
     for target in sorted(targets):
-        importlib.import_module(target.rpartition(".")[0])
+        importlib.import_module(import_name(target.rpartition(".")[0]))
 
 
 class Worker:

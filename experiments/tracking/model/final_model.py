@@ -17,8 +17,8 @@ from experiments.components.model_signature import (
     name_tensors,
     numpy_dtype,
 )
-from experiments.config.allowlist import PROJECT_ROOT
 from experiments.core.errors import InputError
+from experiments.core.files.packages import PREFIX, PROJECT_ROOT
 from experiments.run import journal
 from experiments.run.checkpoint import WEIGHTS as CHECKPOINT_WEIGHTS
 from experiments.run.checkpoint import Checkpoint, Checkpoints
@@ -139,7 +139,7 @@ def write_model(
         InputError: code of the model cannot be included.
         OSError: the disk is full.
     """
-    frozen = trial.folder.parent / CODE
+    frozen = trial.folder.parent / CODE / PREFIX.removesuffix(".")
     code = collect_code(trial.config["model"], frozen if frozen.is_dir() else PROJECT_ROOT, trust)
     metadata = describe_model(trial, model, interface)
     summary = {key: metadata[key] for key in ("name", "trial", "step", "chosen")}

@@ -22,8 +22,10 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> An
         model_config: ``device``, where the model computes.
     """
     data = Path(path).resolve()
-    with _import_own_code(data.parents[1] / CODE):
-        predictor = importlib.import_module("experiments.tracking.model.predictor")
+    root = data.parents[1] / CODE
+    prefix = "lathe." if (root / "lathe" / "experiments").is_dir() else ""
+    with _import_own_code(root):
+        predictor = importlib.import_module(f"{prefix}experiments.tracking.model.predictor")
         return predictor.load(data, str((model_config or {}).get("device", "auto")))
 
 

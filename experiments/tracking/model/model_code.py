@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,13 +13,16 @@ from typing import Any
 
 from experiments.config.allowlist import is_allowed, is_own
 from experiments.core.errors import InputError
+from experiments.core.files.packages import IMPORT_ROOT, PACKAGES, PREFIX, find_package, is_user_module, public_name
 from experiments.core.secrets import has_secret
 from experiments.tracking.model import loader
-from experiments.trial.code_snapshot import MAX_SNAPSHOT_MB, PACKAGES
+from experiments.trial.code_snapshot import MAX_SNAPSHOT_MB
 
 LOADER = "lathe_loader"
 """The module by which MLflow loads a model."""
 PREDICTOR = "experiments.tracking.model.predictor"
+PINNING = "from lathe.names import pin\n\npin()\n"
+"""`lathe/__init__.py` in an exported model."""
 REQUIRED = ("torch", "numpy", "safetensors", "pyyaml")
 IGNORED = shutil.ignore_patterns(".*", "__pycache__")
 
@@ -35,6 +37,8 @@ class ModelCode:
     """Files of the project, relative to its folder."""
     packages: dict[str, Path] = field(default_factory=dict)
     """Folders or files of trusted packages, by name."""
+    needs_names: bool = False
+    """Whether a file imports `lathe`."""
     requirements: list[str] = field(default_factory=lambda: [_pin(name) for name in REQUIRED])
     """Pip requirements with versions."""
 
@@ -46,8 +50,13 @@ class ModelCode:
         """
         root = folder / Path(loader.CODE).name
         for file in self.files:
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.project / file, root / file)
+            to = root / PREFIX.removesuffix(".") / file
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.project / file, to)
+        if self.needs_names:
+            (root / "lathe").mkdir(exist_ok=True)
+            shutil.copyfile(IMPORT_ROOT / "lathe" / "names.py", root / "lathe" / "names.py")
+            (root / "lathe" / "__init__.py").write_text(PINNING, encoding="utf-8")
         for path in self.packages.values():
             if path.is_dir():
                 shutil.copytree(path, root / path.name, ignore=IGNORED)
@@ -89,7 +98,7 @@ def collect_code(node: Mapping[str, Any], project: Path, trust: Collection[str])
 
     Args:
         node: the configuration of the model.
-        project: folder of the project's packages, which is searched first for trusted packages.
+        project: folder of Lathe's packages. The folder from which it is imported is searched first for trusted packages.
         trust: packages that may be copied if the model imports them.
 
     Raises:
@@ -100,16 +109,26 @@ def collect_code(node: Mapping[str, Any], project: Path, trust: Collection[str])
     tops = {name.partition(".")[0] for name in trust} | set(find_trusted_packages(node))
     seen = set[str]()
     while todo:
-        name = todo.pop()
+        imported = todo.pop()
+        name = public_name(imported)
         top = name.partition(".")[0]
+        code.needs_names |= imported.partition(".")[0] == "lathe"
         if name in seen:
             continue
         seen.add(name)
         if top in PACKAGES:
             todo += _add_file(code, name)
-        elif top in tops and top not in code.packages:
+            if top in tops and not PREFIX and is_user_module(name):
+                raise InputError([CONFLICT.format(name, top)])
+        if top in tops and top not in code.packages and (PREFIX or top not in PACKAGES):
             todo += _add_package(code, top)
     return code
+
+
+CONFLICT = (
+    "the model needs your module '{}', and a package of Lathe in this checkout is also called '{}', so one folder cannot hold "
+    "both; rename your package, or install Lathe with `pip install`, where its packages are below `lathe`"
+)
 
 
 def _add_file(code: ModelCode, name: str) -> list[str]:
@@ -126,7 +145,7 @@ def _add_file(code: ModelCode, name: str) -> list[str]:
 
 def _add_package(code: ModelCode, top: str) -> list[str]:
     """Add a trusted package, or its requirement if it is installed; return its imports."""
-    root = _find_package(top, code.project)
+    root = _find_package(top, code.project.parent if PREFIX else code.project)
     if {"site-packages", "dist-packages"} & set(root.parts):
         code.requirements += _make_requirements({top})
         return []
@@ -164,8 +183,8 @@ def _find_package(top: str, project: Path) -> Path:
         if own.exists():
             return own
     try:  # also in the current folder, which may not be on the import path
-        spec = importlib.util.find_spec(top) or PathFinder.find_spec(top, [str(Path.cwd())])
-    except (ImportError, ValueError, OSError):
+        spec = find_package(top) or PathFinder.find_spec(top, [str(Path.cwd())])
+    except OSError:
         spec = None
     path = next(iter(spec.submodule_search_locations or ()), spec.origin) if spec else None
     if path is None:
@@ -190,10 +209,11 @@ def _find_imports(source: str) -> list[str]:
     return imports
 
 
-def _make_requirements(tops: Collection[str]) -> list[str]:
+def _make_requirements(tops: set[str]) -> list[str]:
     """Make the requirements for these packages, without those in `REQUIRED`."""
     known = packages_distributions()
-    names = {name.lower() for top in tops if top not in PACKAGES for name in known.get(top, ())}
+    own = {"lathe"} if PREFIX else {"lathe", *PACKAGES}
+    names = {name.lower() for top in tops - own for name in known.get(top, ())}
     return [_pin(name) for name in sorted(names - {*REQUIRED})]
 
 

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from experiments.config.allowlist import PROJECT_ROOT, is_allowed, is_own, settings_file, trusted
+from experiments.config.allowlist import is_allowed, is_own, settings_file, trusted
 from experiments.core.errors import InputError
-from tests.conftest import Lathe
 
 
 @pytest.fixture
@@ -59,15 +57,3 @@ def test_invalid_settings_are_refused(text: str, settings: Path) -> None:
     settings.write_text(text)
     with pytest.raises(InputError, match=r"write `trust: \[mypackage\]`"):
         trusted()
-
-
-@pytest.mark.parametrize("name", ["conf", "launchers", "modules", "sweeps"])
-def test_another_package_of_the_same_name_is_reported_and_not_used(name: str, lathe: Lathe, tmp_path: Path) -> None:
-    (tmp_path / "foreign" / name).mkdir(parents=True)
-    (tmp_path / "foreign" / name / "__init__.py").write_text("")
-    for module in ("torch", "random", "yaml"):  # a file of the current folder is not imported
-        (tmp_path / f"{module}.py").write_text("raise SystemExit('it was imported')\n")
-    done = lathe("ls", env={"PYTHONPATH": os.pathsep.join([str(tmp_path / "foreign"), str(PROJECT_ROOT)])})
-    assert done.returncode == 2
-    assert f"the package '{name}' is imported from {tmp_path}/foreign/{name}, not from {PROJECT_ROOT}" in done.stderr
-    assert "remove the other one from PYTHONPATH" in done.stderr

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config.allowlist import PROJECT_ROOT
 from experiments.config.options import groups
 from experiments.core.errors import InputError
+from experiments.core.files.packages import PROJECT_ROOT
 from experiments.tracking.model.model_code import (
     REQUIRED,
     _find_imports,

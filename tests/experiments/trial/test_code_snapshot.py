@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config.allowlist import PROJECT_ROOT
+from experiments.core.files.packages import PROJECT_ROOT
 from experiments.trial import code_snapshot as snapshot_module
 from experiments.trial.code_snapshot import take_snapshot
 from experiments.trial.environment import describe_machine, installed_packages
@@ -278,6 +278,7 @@ def test_a_repository_of_configurations_cannot_make_git_run_its_programs(checkou
 
 def test_installed_built_in_packages_are_digested_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot_module, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(snapshot_module, "OWN_FOLDERS", (tmp_path / "experiments",))
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "run.py").write_text("1\n")
     first = take_snapshot(tmp_path, tmp_path / "code", [])

@@ -26,7 +26,7 @@ export PYTHONPATH='/runs/my sweep/code/packages'${PYTHONPATH:+:$PYTHONPATH} PYTH
 export SUBMITIT_EXECUTOR=slurm
 ends=${SLURM_JOB_END_TIME:-$(squeue -h -j "$task" -o %e || true)}
 code=0
-srun --cpus-per-task=14 --kill-on-bad-exit=0 --wait=0 --label '--container-image=/images/torch 2.sqsh' --container-mounts=/runs,/data python3 -P -m launchers.slurm_tasks.task --per-node 8 --devices 8 --device cuda --lead-s 60 --ends "$ends" '/runs/my sweep' || code=$?
+srun --cpus-per-task=14 --kill-on-bad-exit=0 --wait=0 --label '--container-image=/images/torch 2.sqsh' --container-mounts=/runs,/data python3 -P '/runs/my sweep/code/packages/lathe/start.py' launchers.slurm_tasks.task --per-node 8 --devices 8 --device cuda --lead-s 60 --ends "$ends" '/runs/my sweep' || code=$?
 killed=$((code > 128 && ${SLURM_RESTART_COUNT:-0} < 3))
 if [ $code = 75 ] || [ $killed = 1 ]; then
   if squeue -h -j "$task" -o %T | grep -qx RUNNING; then scontrol requeue "$task"; fi

@@ -31,7 +31,7 @@ export PYTHONPATH=/runs/lr_batch/code/packages${PYTHONPATH:+:$PYTHONPATH} PYTHON
 export SUBMITIT_EXECUTOR=slurm
 ends=${SLURM_JOB_END_TIME:-$(squeue -h -j "$task" -o %e || true)}
 code=0
-srun --cpus-per-task=14 --kill-on-bad-exit=0 --wait=0 --label /opt/lathe/bin/python -P -m launchers.slurm_tasks.task --per-node 8 --devices 8 --device cuda --lead-s 180 --threads 7 --ends "$ends" /runs/lr_batch || code=$?
+srun --cpus-per-task=14 --kill-on-bad-exit=0 --wait=0 --label /opt/lathe/bin/python -P /runs/lr_batch/code/packages/lathe/start.py launchers.slurm_tasks.task --per-node 8 --devices 8 --device cuda --lead-s 180 --threads 7 --ends "$ends" /runs/lr_batch || code=$?
 killed=$((code > 128 && ${SLURM_RESTART_COUNT:-0} < 3))
 if [ $code = 75 ] || [ $killed = 1 ]; then
   if squeue -h -j "$task" -o %T | grep -qx RUNNING; then scontrol requeue "$task"; fi
