@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 from torch.utils.data import IterableDataset
 
+from modules.data.adapters.iterable_stream import IterableStream
 from modules.data.adapters.random_state import restored_globals, seed_globals
 from modules.data.adapters.rows import select_fields, stack_rows
-from modules.data.base import Batch, Collate, DataError, Split, Stream, StreamShard
-from modules.data.sampling.example_random import example_seeds
+from modules.data.base import Batch, Collate, DataError, Split, Stream
 from modules.data.tensors import check_split
 
 MakeDataset = Callable[[], Any]
@@ -145,45 +145,6 @@ class DatasetSplit:
                 seed_globals(seed)
                 rows.append(self.dataset[index])
         return self.collate(rows)
-
-
-class IterableStream:
-    """A data set with ``__iter__``; it starts again at its end.
-
-    Every replica reads the whole data set and keeps its own rows, and a resumed run skips the rows that it has seen. If the
-    data set has ``set_epoch``, it is called with the number of the pass.
-    """
-
-    in_memory = False
-    is_sequential = True
-
-    def __init__(self, dataset: Any, collate: Collate) -> None:
-        self.dataset, self.collate = dataset, collate
-        self._rows: Iterator[Any] = iter(())
-        self._position = self._num_passes = 0
-
-    def batch(self, step: int, shard: StreamShard, seed: int) -> Batch:
-        first = shard.first_example(step)
-        if first < self._position:
-            self._rows, self._position, self._num_passes = iter(()), 0, 0
-        with restored_globals():
-            for example_seed in example_seeds(seed, self._position, first - self._position).tolist():
-                self._next(example_seed)
-            return self.collate([self._next(each) for each in example_seeds(seed, first, shard.size).tolist()])
-
-    def _next(self, seed: int) -> Any:
-        seed_globals(seed)
-        for row in self._rows:
-            self._position += 1
-            return row
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(self._num_passes)
-        self._num_passes += 1
-        self._rows = iter(self.dataset)
-        for row in self._rows:
-            self._position += 1
-            return row
-        raise DataError("data.train is an iterable without rows, but training needs at least 1; check its arguments")
 
 
 def _is_map_style(dataset: Any) -> bool:
