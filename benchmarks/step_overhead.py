@@ -29,7 +29,7 @@ from torch.optim import SGD, Optimizer
 
 from experiments.run.journal import Journal
 from experiments.train.data_loading import training_batches
-from experiments.train.trainer import seed_step
+from experiments.train.determinism import seed_step
 from modules.data.tensors import TensorSplit
 from modules.model.lenet import LeNet
 from modules.objective.cross_entropy import CrossEntropy

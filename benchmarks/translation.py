@@ -30,7 +30,7 @@ from experiments.components.instantiate import instantiate
 from experiments.config.compose import compose
 from experiments.run.journal import Journal
 from experiments.train.data_loading import EvaluationLoader, training_batches
-from experiments.train.trainer import seed_step
+from experiments.train.determinism import seed_step
 from modules.data.base import IGNORED, Batch
 from modules.data.text.pair_split import PairSplit
 from modules.evaluator.translation import Translation

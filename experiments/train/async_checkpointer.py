@@ -13,7 +13,7 @@ from torch import nn
 
 from experiments.core.errors import TrainingError
 from experiments.run.checkpoint import Checkpoints
-from experiments.train.callbacks import RunCallbacks
+from experiments.train.callbacks.run_callbacks import RunCallbacks
 from modules.parallel.base import Engine
 
 

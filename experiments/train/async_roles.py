@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from experiments.train.data_loading import ALL, DataShard, make_training_batches
-from experiments.train.trainer import Trainer, seed_step
+from experiments.train.determinism import seed_step
+from experiments.train.trainer import Trainer
 from modules.data.base import Batch
 from modules.parallel.base import ManagedEngine
 from modules.parallel.topology import RankCoordinates
@@ -41,9 +42,9 @@ class Coordinator(Trainer):
         reason = self.stop_request() or self.managed_engine.stop_reason
         return reason if reason is not None and self.managed_engine.drain_at(self.done) else None
 
-    def _batches(self, train: object, first_step: int) -> Any:
+    def _batches(self, train: object, first_step: int, num_steps: int) -> Any:
         """Yield no data: the replicas fetch their own batches."""
-        return ((None, None) for _ in range(first_step, self.plan.num_steps))
+        return ((None, None) for _ in range(first_step, num_steps))
 
     def _step_metrics(self, done: int, step_time_s: float) -> Mapping[str, float]:
         return {**super()._step_metrics(done, step_time_s), **self.managed_engine.take_metrics()}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from experiments.core.errors import TrainingError
 from experiments.run.checkpoint import Checkpoint, Checkpoints
-from experiments.train.callbacks import RunCallbacks
+from experiments.train.callbacks.run_callbacks import RunCallbacks
 from modules.parallel.base import Engine
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -10,13 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy
 import torch
 
 from experiments.components.assemble import Components
 from experiments.components.unsaved_state import UnsavedState, check_model
 from experiments.core.errors import InputError
-from experiments.core.seeding import derive_seed
 from experiments.plan.estimate import explain_normalisation, make_layout
 from experiments.plan.plan import Plan
 from experiments.run.checkpoint import Checkpoints
@@ -24,10 +21,12 @@ from experiments.run.history import PreviousAttempts
 from experiments.run.journal import Journal
 from experiments.run.metrics import DELIVERED_STEP, delivered_name
 from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoint
-from experiments.train.callbacks import RunCallbacks
+from experiments.train.callbacks.run_callbacks import RunCallbacks
+from experiments.train.callbacks.training_view import TrainingView
 from experiments.train.checkpoint_loader import CheckpointLoader
 from experiments.train.data_digest import load_split
 from experiments.train.data_loading import DataShard, training_batches
+from experiments.train.determinism import seed_step
 from experiments.train.evaluation.evaluation_loop import EvaluationLoop
 from experiments.train.evaluation.evaluator_check import dry_run
 from experiments.train.evaluation.evaluator_files import EvaluatorArtifacts
@@ -41,7 +40,6 @@ from experiments.train.run_params import count_target_tokens, make_params
 from experiments.train.stop_agreement import StopConsensus
 from modules.data.base import Collector, Split, Tree
 from modules.parallel.base import EngineConfig, Rank
-from modules.parallel.topology import RankCoordinates
 
 
 @dataclass
@@ -106,10 +104,16 @@ class Trainer:
             self._check_handover(train)
         is_first = self.rank.number == 0
         model = self.components.setup.model
-        self.callbacks = RunCallbacks(model, self.components.callbacks, train, is_first=is_first)
+        with self._as_input_error():
+            self.callbacks = RunCallbacks(model, self.components.callbacks, train, is_first=is_first)
         self.evaluation = EvaluationLoop(self.components, self.config, self.callbacks, self.shard)
         self.checkpointer = AsyncCheckpointer(engine, model, self.checkpoints, self.callbacks)
         self.loader = CheckpointLoader(engine, self.checkpoints, self.callbacks)
+        self.callbacks.training = TrainingView(
+            plan.num_steps, self.config["seed"], val, self.components, self.journal, self.checkpoints.folder.parent,
+            self.coordinates, is_first, self.callbacks.delivered_weights,
+            lambda num_steps: self._batches(train, 0, num_steps),
+        )  # fmt: skip
         names = getattr(self.components.data, "class_names", None)
         self.journal.params(
             make_params(
@@ -145,7 +149,10 @@ class Trainer:
         self.done = first_step
         self.on_running(first_step, None)
         self._report_warnings()
-        batches = self._batches(train, first_step)
+        if first_step == 0:
+            with self._as_input_error():
+                self.callbacks.write_artifacts(0)
+        batches = self._batches(train, first_step, plan.num_steps)
         schedule, tokens = self.components.setup.schedule, count_target_tokens(self.components.data.example(1))
         logger = MetricLogger(config, plan, schedule, self.journal, first_step, tokens, self._step_metrics)
         consensus = StopConsensus(engine, self.should_stop, self.num_synchronous, first_step)
@@ -168,6 +175,7 @@ class Trainer:
                 engine.refresh_weights()
             self.unsaved.after_step(done - first_step)
             with logger.timer:
+                self.callbacks.write_artifacts(done)
                 self._log_profile(step)
             if self._is_due(done, config["eval_every_steps"]):
                 with logger.paused():
@@ -206,8 +214,8 @@ class Trainer:
             _make_engine_config(self.config, self.plan, self.rank), sync_every_steps=every, folder=self.folder
         )
 
-    def _batches(self, train: Split, first_step: int) -> Iterator[Tree]:
-        size, num_steps, config = self.plan.batch_size_global, self.plan.num_steps, self.config
+    def _batches(self, train: Split, first_step: int, num_steps: int) -> Iterator[Tree]:
+        size, config = self.plan.batch_size_global, self.config
         model = self.components.setup.model
         if isinstance(train, Collector):
             shard = self.shard.number, self.shard.count
@@ -358,20 +366,6 @@ class Trainer:
         metrics = self.evaluated[1] if self.evaluated[0] == done else {}
         self.checkpointer.save(done, metrics, best)
         self.journal.metrics(done, {"perf/checkpoint_stall_ms": (time.perf_counter() - start) * 1e3})
-
-
-def seed_step(seed: int, step: int, coordinates: RankCoordinates) -> None:
-    """Seed all random generators for one step. No generator state has to be saved, as only seed and step matter.
-
-    Ranks that hold slices of the same layers get the same numbers; replicas and pipeline stages get different ones.
-    """
-    number = derive_seed(seed, "step", step, coordinates.data, coordinates.pipe)
-    # torch.manual_seed takes 90 us because it checks for every kind of device (torch 2.13, 2026-11-24); this takes 1 us.
-    torch.default_generator.manual_seed(number)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed(number)
-    random.seed(number)
-    numpy.random.seed(number % 2**32)
 
 
 def _make_engine_config(config: Mapping[str, Any], plan: Plan, rank: Rank) -> EngineConfig:

@@ -60,6 +60,10 @@ class Single:
             if step % update.phase.every_steps == 0:
                 with update.only_its_parameters():
                     metrics |= self._update(update, batch, step)
+            elif (
+                step % update.phase.every_steps == 1
+            ):  # a callback sees the gradients of this step only, as after a resume
+                update.optimizer.zero_grad(set_to_none=True)
         return metrics
 
     def _update(self, update: Update, batch: Tree, step: int) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -159,3 +159,32 @@ class Task:
         for phase in self.phases():
             metrics |= self.loss(model, batch, replace(context, phase=phase.name)).metrics
         return Evaluation(metrics)
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Samples of sound."""
+
+    waves: Tensor
+    """Float [samples, time], from -1 to 1."""
+    sample_rate_hz: int
+
+
+@runtime_checkable
+class MakesSamples(Protocol):
+    """A task that can show what the model has learned, for ``callback=samples``."""
+
+    def samples(
+        self, model: nn.Module, batch: Tree, context: StepContext
+    ) -> Mapping[str, Tensor | Sequence[str] | Sounds]:
+        """Make samples, such as generated images; gradients are off.
+
+        Args:
+            model: the whole model, in evaluation mode.
+            batch: the first examples of the validation split, always the same, on the model's device.
+            context: with ``is_training=False``; its random numbers are the same at every call.
+
+        Returns:
+            By name: images as float [samples, 1 or 3, height, width] from 0 to 1, texts, or sounds.
+        """
+        ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ SMALL = (
 OWN = {
     "dqn": ("callback.target.every_steps=3", "data.explore_steps=4", "task.num_steps=50"),
     "gan": ("grad_clip_norm=1",),
+    "vae": ("callback=[samples,histograms,lr_finder]", "callback.lr_finder.num_steps=10", "batch_size_per_device=16"),
 }
 LAYOUTS = {1: ("parallel=single",), 2: ("parallel=data", "hardware.devices_per_node=2")}
 
@@ -52,7 +54,10 @@ def train(rank: Rank, name: str, folder: Path, *, is_killed: bool = False) -> Re
     if rank.number:
         return Result({}, {})
     steps = sorted((folder / "checkpoints").glob("step_*"))
-    return Result(dict(_points(folder)), {path.name: path.read_bytes() for path in steps[-1].glob("*.safetensors")})
+    return Result(
+        {**dict(_points(folder)), **dict(_media(folder))},
+        {path.name: path.read_bytes() for path in steps[-1].glob("*.safetensors")},
+    )
 
 
 def _attempt(rank: Rank, name: str, folder: Path, number: int, kill_before: int | None = None) -> None:
@@ -100,6 +105,16 @@ def _points(folder: Path) -> Iterator[tuple[tuple[str, int], float]]:
             )
 
 
+def _media(folder: Path) -> Iterator[tuple[tuple[str, int], float]]:
+    """The numbers in the files of callbacks."""
+    for path in sorted((folder / "media").rglob("*.json")):
+        content, step = json.loads(path.read_text()), int(path.parent.name.removeprefix("step_"))
+        if path.name == "range_test.json":
+            yield from (((f"range test {number}", step), loss) for number, loss in enumerate(content["loss"]))
+        else:
+            yield from (((name, step), each["std"]) for name, each in content.items())
+
+
 def train_all(rank: Rank, folder: Path) -> dict[str, tuple[Result, Result]]:
     """Train every example without and with a kill."""
     sys.path.insert(0, str(EXAMPLES))
@@ -128,6 +143,7 @@ def test_an_example_that_is_killed_goes_on_bit_for_bit(name: str, alone: Results
     for whole, killed in (alone[name], on_two[name]):
         assert killed == whole
         assert {step for key, step in whole.metrics if key.startswith("train/")} == set(range(1, 8))
+        assert (("range test 9", 0) in whole.metrics) == (name == "vae")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from experiments.train.trainer import seed_step
+from experiments.train.determinism import seed_step
 from modules.data.base import Batch
 from modules.evaluator.accuracy import Accuracy
 from modules.objective.cross_entropy import CrossEntropy

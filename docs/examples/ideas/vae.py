@@ -1,6 +1,6 @@
 """A variational autoencoder of digits.
 
-Shows: a loss that sees the inputs, and random numbers that do not depend on the layout.
+Shows: a loss that sees the inputs, random numbers that do not depend on the layout, and samples as images.
 Source: Kingma and Welling 2013, arXiv:1312.6114.
 """
 
@@ -44,3 +44,10 @@ class Vae(Task):
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
         loss = reconstruction + divergence
         return Loss(loss, {"loss_nats": loss.detach(), "divergence_nats": divergence.detach()})
+
+    def samples(self, model: VaeModel, batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        images, _ = batch
+        noise = context.randn(len(images), self.code_size, device=images.device)
+        seen, _, _ = model(images.flatten(1), torch.zeros_like(noise))
+        drawn = model.decoder(noise)
+        return {"generated": drawn.sigmoid().view_as(images), "reconstructed": seen.sigmoid().view_as(images)}

@@ -64,6 +64,52 @@ def _find_exceeded(view: ConfigView, needs: Iterable[str], limits: dict[str, Any
     return {need: settings for need, settings in exceeded.items() if settings}
 
 
+def _refusals(view: ConfigView) -> list[str]:
+    """Callbacks that do not work with what the task, the data or the optimizer need."""
+    users = [(key, target, _read_needs(key, target)) for key, target in _users(view)]
+    problems = []
+    for callback, its_class in _callbacks(view):
+        refused = read_names(its_class, "refuses")
+        for key, target, needs in users:
+            if found := [need for need in needs if need in refused and not key.startswith("callback.")]:
+                reason = " and ".join(DESCRIPTIONS.get(need, repr(need)) for need in found)
+                problems.append(
+                    f"{callback}={its_class} does not work with {key}={target}, which has {reason}; remove the callback"
+                )
+    return problems
+
+
+def _samples(view: ConfigView) -> list[str]:
+    """Callbacks that show what the task or the evaluator makes, if neither makes anything."""
+    task, evaluator = ((view.config.get(key) or {}) for key in ("task", "evaluator"))
+    makers = ((task, "samples"), (evaluator, "artifacts"))
+    try:
+        if any(_has_method(node, method) for node, method in makers):
+            return []
+    except signature.SourceError as err:  # another check reports it
+        raise NotApplicable from err
+    return [
+        f"{key}={target} shows what the task or the evaluator makes, but {task.get('_target_', 'the task')} has no method "
+        f"`samples` and {evaluator.get('_target_', 'the evaluator')} no method `artifacts`; write one of them, or remove "
+        "the callback"
+        for key, target in _callbacks(view)
+        if signature.read_literal(target, "shows_samples") is True
+    ]
+
+
+def _has_method(node: object, method: str) -> bool:
+    """Whether the class of a node has a method; of a map of nodes, whether one of them has."""
+    if not isinstance(node, dict):
+        return False
+    if isinstance(node.get("_target_"), str):
+        return signature.has_method(signature.read(node["_target_"]), {method})
+    return any(_has_method(each, method) for each in node.values())
+
+
+def _callbacks(view: ConfigView) -> list[tuple[str, str]]:
+    return [(key, target) for key, target in _users(view) if key.startswith("callback.")]
+
+
 def _read_needs(key: str, target: str) -> tuple[str, ...]:
     if key.startswith("gradient."):
         return ("gradients",)
@@ -98,4 +144,4 @@ def _names(view: ConfigView) -> list[str]:
     ]
 
 
-RULES = (_needs, _names)
+RULES = (_needs, _refusals, _samples, _names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import os
 import shlex
@@ -14,6 +15,7 @@ from typing import Any
 from experiments.run.journal import MetricsEvent
 from experiments.tracking.store_uri import StoreError
 from experiments.tracking.trackers.base import RunInfo, StoredRun, Tracker, make_folder
+from experiments.tracking.trackers.media import MediaFile, find_media, read_histograms
 from experiments.trial.parameters import mask_password
 
 COMPLETE = "complete"
@@ -89,6 +91,13 @@ class Wandb(Tracker):
         for point in points:
             run.log({"step": point["step"], **point["metrics"]})
 
+    def log_artifact(self, path: Path, name: str) -> None:
+        """Mirror the images of an artifact, and the sounds, texts and histograms that callbacks made."""
+        for media in find_media(path, name):
+            run = self._start()
+            for tag, value in _make_values(media).items():
+                run.log({"step": media.step, tag: value})
+
     def log_params(self, params: Mapping[str, str]) -> None:
         """Add values of the plan; W&B has the configuration as it is."""
         late = {key: text for key, text in params.items() if key not in self._info.params}
@@ -108,3 +117,15 @@ class Wandb(Tracker):
             self._run.finish(exit_code=0 if state in ("finished", "pruned") else 1)
             self._run = None
             (self._folder / COMPLETE).touch()
+
+
+def _make_values(media: MediaFile) -> dict[str, Any]:
+    import wandb
+
+    if media.kind == "histograms":
+        found = read_histograms(media.path)
+        return {each.name: wandb.Histogram(np_histogram=(each.counts, each.edges)) for each in found}
+    if media.kind == "text":
+        text = media.path.read_text(encoding="utf-8", errors="replace")
+        return {media.tag: wandb.Html(f"<pre>{html.escape(text)}</pre>")}
+    return {media.tag: (wandb.Audio if media.kind == "sound" else wandb.Image)(str(media.path))}

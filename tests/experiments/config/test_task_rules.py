@@ -89,6 +89,11 @@ def problems_of(*overrides: str) -> list[str]:
         (("task._target_=needy.OwnLoss", *PIPELINE), "the inputs besides the outputs"),
         (("task._target_=needy.Task", "parallel=async", TWO), "several updates in a step"),
         (("callback=ema", "parallel=async", TWO), "the whole model on each rank"),
+        (("callback=lr_finder", "parallel=zero1", TWO), "the whole model on each rank"),
+        (
+            ("callback=histograms", "parallel=zero1", TWO),
+            "the whole model on each rank and the whole gradients on each rank",
+        ),
         (("gradient=noise", "parallel=zero0", TWO), "the whole gradients on each rank"),
         (("optimizer=sgd", "optimizer._target_=needy.Closure", "parallel=zero0", TWO), CLOSURE),
         ((*LBFGS, "parallel=zero0", TWO), CLOSURE),
@@ -138,6 +143,30 @@ def test_an_engine_that_serves_a_need_only_with_other_settings_is_refused(
 )
 def test_an_engine_that_serves_all_needs_is_accepted(overrides: tuple[str, ...]) -> None:
     assert problems_of("model=mlp", *overrides) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("callback=lr_finder", "task._target_=needy.Task"),
+            "task._target_=needy.Task, which has several updates in a step",
+        ),
+        (
+            ("callback=lr_finder", *LBFGS),
+            "optimizer._target_=torch.optim.lbfgs.LBFGS, which has an optimizer that computes",
+        ),
+        (
+            ("callback=samples", "evaluator=none"),
+            "Supervised has no method `samples` and modules.evaluator.no_metrics.NoMetrics",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_callback_that_cannot_serve_the_task_is_refused(overrides: tuple[str, ...], message: str) -> None:
+    (problem,) = [each for each in problems_of("model=mlp", *overrides) if "best_metric" not in each]
+    assert message in problem
+    assert problem.endswith("remove the callback")
 
 
 def test_every_need_has_a_description() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -25,6 +26,7 @@ from experiments.tracking.store_uri import StoreError
 from experiments.tracking.sweep_sync import SweepSync, sync_all
 from experiments.tracking.trackers.make_tracker import DEFAULT
 from experiments.trial.trial import Trial, trial_id
+from modules.callback.files import count_values, make_histograms, make_sound
 from tests.support.own_tracker import read_rows
 from tests.support.recorded_sweeps import make_swept, run_trial
 from tests.support.stores import (
@@ -170,9 +172,18 @@ def test_tensorboard_gets_a_removed_file_again_and_shows_the_configuration_and_i
     Image.new("RGB", (5, 3)).save(picture := io.BytesIO(), "png")
     (samples / "step_200.png").write_bytes(picture.getvalue())
     (samples / "notes.txt").write_text("no image")
+    made = trial.folder / "media" / "samples" / "step_00000007"
+    made.mkdir(parents=True)
+    (made / "drawn.png").write_bytes(picture.getvalue())
+    (made / "said.txt").write_text("ein Hund")
+    (made / "heard.wav").write_bytes(make_sound(torch.tensor([0.0, 1.0, -1.0]), 8000))
+    (made / "histograms.json").write_bytes(
+        make_histograms({"weights/a": count_values(torch.tensor([0.0, 1.0, 1.0]), 2)})
+    )
     with start_attempt(trial) as journal:
         log_steps(journal, range(3))
         journal.artifact("attempts/1/samples")
+        journal.artifact("media/samples/step_00000007")
     page = sync_run(trial).pages["tensorboard"]
     assert page == f"tensorboard --logdir {tmp_path}"
     next((trial.folder / "tensorboard").iterdir()).unlink()
@@ -185,7 +196,13 @@ def test_tensorboard_gets_a_removed_file_again_and_shows_the_configuration_and_i
     assert len(texts) == 1
     assert "hidden_sizes" in texts[0]
     images = [(step, value.tag, value.image.width, value.image.height) for step, value in events if value.image.width]
-    assert images == [(200, "attempts/1/samples/step_200.png", 5, 3)]
+    assert images == [(200, "attempts/1/samples/step_200.png", 5, 3), (7, "samples/drawn", 5, 3)]
+    made_by_callback = {value.tag: value for step, value in events if step == 7}
+    assert made_by_callback["samples/said"].tensor.string_val == [b"    ein Hund"]
+    sound, histogram = made_by_callback["samples/heard"].audio, made_by_callback["weights/a"].histo
+    assert (sound.sample_rate, sound.length_frames) == (8000, 3)
+    assert (list(histogram.bucket_limit), list(histogram.bucket)) == ([0.5, 1.0], [1, 2])
+    assert (histogram.num, histogram.sum, histogram.sum_squares) == pytest.approx((3, 2, 2))
 
 
 def test_a_tracker_that_fails_stops_no_other(runs_dir: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from experiments.core.errors import TrainingError
 from experiments.run.checkpoint import CheckpointError, Checkpoints
 from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoint
-from experiments.train.callbacks import RunCallbacks
+from experiments.train.callbacks.run_callbacks import RunCallbacks
 from tests.support.waiting import PATIENCE_S
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from experiments.core import atomic
+from experiments.run.folder_watch import try_again_once_back
+from experiments.train.callbacks.training_view import TrainingView
 from modules.callback.base import Callback
 from modules.data.base import Collector, Split
 from modules.parallel.checkpoint_format import (
@@ -25,6 +29,8 @@ STATE = "callbacks"
 COLLECTOR = "the data"
 """Name of the collector's state among those of the callbacks; no callback can have it."""
 END = "the end"
+MEDIA = "media"
+"""Folder in the run folder of the files that callbacks make."""
 
 
 class RunCallbacks:
@@ -48,6 +54,8 @@ class RunCallbacks:
         }
         self.change_weights = any("whole_model" in callback.needs for callback in self.callbacks.values())
         """Whether a callback may change weights."""
+        self.training: TrainingView | None = None
+        """What the callbacks may use; without it they make no files."""
         self.end_reason: str | None = None
         """Why the training ends before its last step; None: it goes on."""
         for callback in self.callbacks.values():
@@ -56,6 +64,21 @@ class RunCallbacks:
     def on_step_end(self, done: int, metrics: Mapping[str, Tensor]) -> None:
         for callback in self.callbacks.values():
             callback.on_step_end(self.model, done, metrics)
+
+    def write_artifacts(self, done: int) -> None:
+        """Write the files that the callbacks make after this step, and log each folder as an artifact.
+
+        A resumed attempt that repeats the step writes the same path again, and a tracker gets it once.
+        """
+        if self.training is None:
+            return
+        for name, callback in self.callbacks.items():
+            files = callback.artifacts(self.model, done, self.training)
+            if files and self.is_first:
+                path = f"{MEDIA}/{name}/step_{done:08d}"
+                run_folder = self.training.run_folder
+                try_again_once_back(run_folder, partial(_write_files, run_folder, path, files))
+                self.training.journal.artifact(path)
 
     def on_evaluation(self, done: int, metrics: Mapping[str, float]) -> None:
         reasons = [callback.on_evaluation(done, metrics) for callback in self.callbacks.values()]
@@ -116,6 +139,15 @@ class RunCallbacks:
         for name, each in self.stateful.items():
             each.load_state_dict(states[name])
         self.end_reason = states[END]
+
+
+def _write_files(run_folder: Path, path: str, files: Mapping[str, bytes]) -> None:
+    folder = run_folder
+    for part in path.split("/"):  # without the parents of the run folder: one that was removed must not come back empty
+        folder = folder / part
+        folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        atomic.write_bytes(folder / name, content)
 
 
 @torch.no_grad()
