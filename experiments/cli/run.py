@@ -28,7 +28,7 @@ from experiments.run.rank_reports import HAS_TRACEBACK
 from experiments.sweep.sweep import find_by_full_name
 from experiments.trial.initial_weights import FILE
 from experiments.trial.own_runs import check_own
-from experiments.trial.resume import compose_changes
+from experiments.trial.resume import compose_changes, find_changes
 from experiments.trial.trial import Trial, find_code_changes, find_latest, find_trial, freeze
 from launchers.base import Launcher
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         trial = find_latest(experiment) if experiment.config["resume"] else None
         if trial is not None:
             check_own(trial.folder, trial.runs_dir, trust_code=False)
-            return _resume_trial(trial, args, launcher)
+            return _resume_trial(trial, args, launcher, find_changes(trial, experiment.config))
         trial = freeze(experiment)
         display = Display(sys.stdout)
         display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")

@@ -53,7 +53,7 @@ class AttemptMonitor:
         self.trial, self.attempt, self.display, self.trust = trial, attempt, display, trust
         self.folder = trial.folder / "attempts" / str(attempt)
         self.logs = RankLogs(self.folder, num_ranks)
-        self.stop_timeout_s = get_stop_timeout_s(trial.config)
+        self.stop_timeout_s = get_stop_timeout_s(trial.read_attempt_config(attempt))
         self.offset = 0
         self.metrics = read_last_values(trial.folder)
         self.last_state: journal.StateEvent | None = None

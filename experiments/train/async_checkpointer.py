@@ -37,8 +37,17 @@ class AsyncCheckpointer:
         self._writing: Thread | None = None
         self._error: BaseException | None = None
 
-    def save(self, done: int, metrics: Mapping[str, float], best: BestCheckpoint | None = None) -> None:
+    def save(
+        self, done: int, metrics: Mapping[str, float], best: BestCheckpoint | None = None,
+        carried: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
         """Save a step unless it is saved already, and mark it if it is the best.
+
+        Args:
+            done: number of steps done.
+            metrics: of its evaluation.
+            best: if it may be the best step.
+            carried: metrics of training steps that are still to be logged.
 
         Raises:
             TrainingError: a weight is not a finite number.
@@ -50,8 +59,9 @@ class AsyncCheckpointer:
             self._check_weights(done)
             write = self._take_snapshot()
             self.last_saved = done
+        state = {"val": dict(metrics), **({"train": dict(carried)} if carried else {})}
         if self.is_first:
-            self._writing = Thread(target=self._write, args=(done, write, {"val": dict(metrics)}, best))
+            self._writing = Thread(target=self._write, args=(done, write, state, best))
             self._writing.start()
 
     def _take_snapshot(self) -> Callable[[Path], None] | None:

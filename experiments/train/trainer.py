@@ -39,6 +39,7 @@ from experiments.train.measurement.resource_usage import ResourceUsage
 from experiments.train.run_params import count_target_tokens, make_params
 from experiments.train.stop_agreement import StopConsensus
 from modules.data.base import Collector, Split, Tree
+from modules.optimizer.base import list_learning_rates
 from modules.parallel.base import EngineConfig, Rank
 
 
@@ -77,6 +78,9 @@ class Trainer:
         self.num_synchronous = self.plan.topology.world  # ranks that run every step together
         self.covers_all_processes = True  # no process trains besides the ranks
         self.delivered_step = self.previous.delivered_step
+        self.logger: MetricLogger | None = None
+        self.carried: Mapping[str, float] = {}
+        """Metrics of the restored checkpoint for the first log."""
         self.evaluated: tuple[int, dict[str, float]] = 0, {}
         """The step that was evaluated last, and its metrics on the validation split."""
         # Now, as an engine may later take parts of the model away.
@@ -153,8 +157,11 @@ class Trainer:
             with self._as_input_error():
                 self.callbacks.write_artifacts(0)
         batches = self._batches(train, first_step, plan.num_steps)
-        schedule, tokens = self.components.setup.schedule, count_target_tokens(self.components.data.example(1))
-        logger = MetricLogger(config, plan, schedule, self.journal, first_step, tokens, self._step_metrics)
+        setup, tokens = self.components.setup, count_target_tokens(self.components.data.example(1))
+        phases = [phase.name for phase in setup.get_task().phases()]
+        rates = list_learning_rates(setup.optimizer, setup.schedule, phases)
+        self.logger = logger = MetricLogger(config, plan, rates, self.journal, first_step, tokens, self._step_metrics)
+        logger.latest |= self.carried
         consensus = StopConsensus(engine, self.should_stop, self.num_synchronous, first_step)
         if self.callbacks.end_reason is not None:  # the last attempt was killed when it was about to finish
             return "finished", self.callbacks.end_reason
@@ -281,6 +288,7 @@ class Trainer:
         self.checkpointer.last_saved = self.done = checkpoint.step
         self.based_on = checkpoint.journals
         self.evaluated = checkpoint.step, dict(checkpoint.state.get("val", {}))
+        self.carried = checkpoint.state.get("train", {})
         self._save_if_best()
         return checkpoint.step
 
@@ -364,7 +372,7 @@ class Trainer:
         self.checkpointer.wait()
         self._report_warnings()
         metrics = self.evaluated[1] if self.evaluated[0] == done else {}
-        self.checkpointer.save(done, metrics, best)
+        self.checkpointer.save(done, metrics, best, self.logger.find_carried() if self.logger else {})
         self.journal.metrics(done, {"perf/checkpoint_stall_ms": (time.perf_counter() - start) * 1e3})
 
 

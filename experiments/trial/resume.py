@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.config.rules.topology import is_auto
@@ -10,12 +10,26 @@ from experiments.core.errors import InputError
 from experiments.trial.trial import Trial
 
 CHANGEABLE = (
-    "parallel", "hardware", "launcher", "batch_size_per_device", "batch_size_eval", "num_data_workers",
+    "parallel", "hardware", "launcher", "batch_size_per_device", "batch_size_eval", "num_data_workers", "stop_timeout_s",
+    "system_every_s", "profile", "data_root", "checkpoint.keep_last",
 )  # fmt: skip
+"""Not among them, although no update depends on them: when to log, evaluate and save, because curves and the delivered step do;
+tracking, name and tags, which are those of the run and not of an attempt."""
+NEUTRAL = ("num_data_workers", "stop_timeout_s", "system_every_s", "profile")
+"""Those that do not count for the id of a trial, and are values of their own."""
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _root(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0].partition(".")[0]
+    return _key(override).partition(".")[0]
+
+
+def find_changes(trial: Trial, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration with the same id as a trial that its next attempt takes over."""
+    return {key: config[key] for key in NEUTRAL if key in config and config[key] != trial.config.get(key)}
 
 
 def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str] = ()) -> dict[str, Any]:
@@ -34,10 +48,10 @@ def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str]
     if "parallel" in chosen:
         roots.append("batch_size_per_device")  # it fitted the earlier topology, unless it is given too
         chosen.add("batch_size_per_device")
-    fixed = sorted({root for root in roots if root not in CHANGEABLE})
+    fixed = sorted({_key(override) for override in overrides if not {_root(override), _key(override)} & {*CHANGEABLE}})
     if fixed:
         problems = [
-            f"{root}: a resume changes only {', '.join(CHANGEABLE)}; start a new run with `lathe run`" for root in fixed
+            f"{key}: a resume changes only {', '.join(CHANGEABLE)}; start a new run with `lathe run`" for key in fixed
         ]
         raise InputError(problems, f"the resume of '{trial.folder.name}'")
     from experiments.config.compose import change, compose
@@ -53,4 +67,7 @@ def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str]
         raise InputError(
             ["parallel=auto is chosen before a run is frozen; name the layout that `lathe plan` shows for it"]
         )
-    return {root: composed[root] for root in dict.fromkeys(roots)}
+    changes = {root: composed[root] for root in dict.fromkeys(roots)}
+    if "data_root" in changes and "root" in trial.config["data"]:
+        changes["data"] = {**trial.config["data"], "root": composed["data_root"]}
+    return changes

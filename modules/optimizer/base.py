@@ -71,6 +71,57 @@ class OptimizerFactory:
         return [f"optimizer.phases.{name} {rule}" for name in self.phases if name not in phases]
 
 
+@dataclass(frozen=True)
+class LearningRate:
+    """A learning rate of a training, for its curves."""
+
+    name: str
+    """``learning_rate``; of a phase with its own ``learning_rate_PHASE``; of the parameters of ``optimizer.groups[1]`` with
+    their own ``learning_rate_group1`` or ``learning_rate_PHASE_group1``."""
+    initial: float
+    schedule: Schedule
+
+    def at(self, step: int, num_steps: int) -> float:
+        """Its value in a step, counted from 0."""
+        return self.initial * self.schedule.factor(step, num_steps)
+
+
+def list_learning_rates(make: Make, schedule: Schedule, phases: Collection[str] = ("train",)) -> list[LearningRate]:
+    """List the learning rates of the optimizers; those of an optimizer without one are left out.
+
+    Args:
+        make: makes the optimizers.
+        schedule: of the experiment.
+        phases: names of the phases of the task.
+    """
+    rates = dict[str, LearningRate]()
+    common = _read_learning_rates(make)
+    for phase in phases:
+        own = make.phases.get(phase) if isinstance(make, OptimizerFactory) else None
+        values = _read_learning_rates(own or make)
+        is_different = own is not None and (own.schedule is not None or values != common)
+        prefix = f"learning_rate_{phase}" if is_different and len(phases) > 1 else "learning_rate"
+        for suffix, value in values.items():
+            name = f"{prefix}{suffix}"
+            rates.setdefault(name, LearningRate(name, value, find_schedule(make, phase) or schedule))
+    return [*rates.values()]
+
+
+def _read_learning_rates(make: Make) -> dict[str, float]:
+    """The learning rates that an optimizer gives to parameters, by the suffix of their names."""
+    groups = make.groups if isinstance(make, OptimizerFactory) else ()
+    values = {"": {}, **{f"_group{number}": each.values for number, each in enumerate(groups) if "lr" in each.values}}
+    rates = {suffix: _read_learning_rate(make, own) for suffix, own in values.items()}
+    return {suffix: rate for suffix, rate in rates.items() if rate is not None}
+
+
+def _read_learning_rate(make: Make, values: Mapping[str, Any]) -> float | None:
+    """The learning rate that an optimizer gives to parameters with these values."""
+    group: Any = {"params": [nn.Parameter(torch.zeros(1, device="cpu"))], **values}
+    rate = make([group]).param_groups[0].get("lr")
+    return None if rate is None else float(rate)
+
+
 def make_optimizer(
     make: Make, named: Mapping[str, nn.Parameter], phase: str = "train"
 ) -> tuple[Optimizer, Schedule | None]:
@@ -79,6 +130,11 @@ def make_optimizer(
         return make(named.values()), None
     factory = make.phases.get(phase, make)
     return factory.make_groups(named), factory.schedule
+
+
+def find_schedule(make: Make, phase: str = "train") -> Schedule | None:
+    """The schedule of a phase, if it has its own."""
+    return make.phases.get(phase, make).schedule if isinstance(make, OptimizerFactory) else None
 
 
 def find_optimizer_problems(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modules.data.base import Batch
 from modules.evaluator.base import AnyEvaluator
-from modules.optimizer.base import find_optimizer_problems
+from modules.optimizer.base import find_optimizer_problems, find_schedule
 from modules.parallel import checkpoint_format as state
 from modules.parallel.asynchronous.checkpoint import read_shards, write_shards
 from modules.parallel.asynchronous.flat_parameters import FlatParameters
@@ -132,7 +132,8 @@ class ParameterServer:
 
     def _serve(self, number: int, setup: TrainingSetup, config: EngineConfig) -> None:
         flat = FlatParameters(setup.model)
-        factor = lambda update: setup.schedule.factor(update, config.num_steps)  # noqa: E731
+        schedule = find_schedule(setup.optimizer) or setup.schedule
+        factor = lambda update: schedule.factor(update, config.num_steps)  # noqa: E731
         shard = ParameterShard(
             flat, flat.shard(number, self.num_servers), setup.optimizer, factor, self.correct, self.policy,
             self.chunks(config.topology),

@@ -37,7 +37,7 @@ from experiments.trial.record import RunRecord, record_trial
 from experiments.trial.trial import Trial, to_yaml
 
 AS_BEFORE = "environment and hardware are those of the run; the data is compared with that of the run when it is read"
-CHANGEABLE = tuple(key for key in resume.CHANGEABLE if key != "launcher")
+CHANGEABLE = tuple(key for key in resume.CHANGEABLE if key not in ("launcher", "data_root", "checkpoint.keep_last"))
 """Top-level keys that change where a run computes, not what."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from experiments.core.errors import TrainingError
 from experiments.plan.plan import Plan
 from experiments.run.journal import Journal
-from modules.schedule.base import Schedule
+from modules.optimizer.base import LearningRate
 
 T = TypeVar("T")
 
@@ -21,26 +21,27 @@ class MetricLogger:
     """Logs the metrics of training steps."""
 
     def __init__(
-        self, config: Mapping[str, Any], plan: Plan, schedule: Schedule, journal: Journal, first_step: int, tokens: int,
-        further_metrics: Callable[[int, float], Mapping[str, float]],
+        self, config: Mapping[str, Any], plan: Plan, rates: Sequence[LearningRate], journal: Journal, first_step: int,
+        tokens: int, further_metrics: Callable[[int, float], Mapping[str, float]],
     ) -> None:  # fmt: skip
         """
         Args:
             config: of the trial.
             plan: states the length of the training.
-            schedule: of the learning rate.
+            rates: the learning rates.
             journal: gets the metrics.
             first_step: steps that were done before.
             tokens: number of tokens in the targets of one example; 0 if they are not a sequence.
             further_metrics: returns further metrics for a step, from its number and its duration in seconds.
         """
         self.further_metrics = further_metrics
-        self.plan, self.schedule, self.journal, self.tokens = plan, schedule, journal, tokens
+        self.plan, self.learning_rates, self.journal, self.tokens = plan, rates, journal, tokens
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.latest: dict[str, float] = {}
         """The latest value of each metric since the last log: a phase of a task does not run in every step."""
+        self.last_names: set[str] = set()
+        """Metrics of the last step."""
         self.every = int(config["log_every_steps"])
-        self.learning_rate = config["optimizer"].get("lr")
         self.timer = StepTimer(first_step)
 
     def add(self, done: int, metrics: dict[str, Tensor]) -> None:
@@ -68,7 +69,13 @@ class MetricLogger:
                         "with grad_clip_norm or with schedule.warmup_steps"
                     )
             self.latest |= values
+            self.last_names = {*values}
         self.pending.clear()
+
+    def find_carried(self) -> dict[str, float]:
+        """Values for the next log of phases that did not run in the last step; a checkpoint keeps them."""
+        self.drain()
+        return {name: value for name, value in self.latest.items() if name not in self.last_names}
 
     def paused(self) -> StepTimer:
         """Check the losses, and return a context whose time does not count as training."""
@@ -77,8 +84,8 @@ class MetricLogger:
 
     def _log(self, done: int) -> None:
         values, self.latest = self.latest, {}
-        if self.learning_rate is not None:
-            values["train/learning_rate"] = self.learning_rate * self.schedule.factor(done - 1, self.plan.num_steps)
+        for rate in self.learning_rates:
+            values[f"train/{rate.name}"] = rate.at(done - 1, self.plan.num_steps)
         step_time_s, wait_fraction = self.timer.measure(done)
         values["perf/step_time_ms"] = step_time_s * 1e3
         values["perf/data_wait_fraction"] = wait_fraction

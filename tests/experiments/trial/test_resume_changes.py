@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from experiments.config.compose import compose
 from experiments.core.errors import InputError
-from experiments.trial.resume import compose_changes
+from experiments.trial.resume import compose_changes, find_changes
 from experiments.trial.trial import Trial, freeze
 
 
@@ -58,3 +59,32 @@ def test_a_change_of_the_result_is_refused(trial: Trial, override: str) -> None:
 def test_a_misspelt_override_is_reported(trial: Trial) -> None:
     with pytest.raises(InputError, match=r"parallel\.pip=2: Pipeline has no argument 'pip'; did you mean 'pipe'"):
         compose_changes(trial, ["+parallel.pip=2"])
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("stop_timeout_s=90", {"stop_timeout_s": 90.0}),
+        ("system_every_s=null", {"system_every_s": None}),
+        ("profile=true", {"profile": True}),
+        ("num_data_workers=2", {"num_data_workers": 2}),
+    ],
+)
+def test_a_key_that_no_update_depends_on_can_be_changed(trial: Trial, override: str, changed: dict[str, Any]) -> None:
+    assert compose_changes(trial, [override]) == changed
+    assert find_changes(trial, {**trial.config, **changed}) == changed  # `lathe run ... resume=true`
+    assert find_changes(trial, trial.config) == {}
+
+
+def test_only_the_number_of_checkpoints_can_be_changed_and_the_place_of_the_data(trial: Trial) -> None:
+    assert compose_changes(trial, ["checkpoint.keep_last=3"]) == {
+        "checkpoint": {**trial.config["checkpoint"], "keep_last": 3}
+    }
+    with pytest.raises(InputError, match=r"checkpoint\.every_steps: a resume changes only"):
+        compose_changes(trial, ["checkpoint.every_steps=3"])
+    moved = Trial(trial.folder)
+    moved.config["data"]["root"] = "/old"
+    assert compose_changes(moved, ["data_root=/new"]) == {
+        "data_root": "/new",
+        "data": {**trial.config["data"], "root": "/new"},
+    }

@@ -16,7 +16,14 @@ from torch.optim.lbfgs import LBFGS
 from modules.data.base import Tree
 from modules.gradient.centralize import Centralize
 from modules.gradient.noise import Noise
-from modules.optimizer.base import OptimizerFactory, ParameterGroup, is_elementwise, needs_closure
+from modules.optimizer.base import (
+    OptimizerFactory,
+    ParameterGroup,
+    find_schedule,
+    is_elementwise,
+    list_learning_rates,
+    needs_closure,
+)
 from modules.parallel.base import EngineConfig, TrainingSetup, find_unserved
 from modules.parallel.single import Single
 from modules.parallel.updates import make_updates
@@ -259,6 +266,29 @@ def test_a_phase_may_have_a_schedule_of_its_own() -> None:
     for update in updates:
         update.set_learning_rate(4, 9)
     assert [update.optimizer.param_groups[0]["lr"] for update in updates] == pytest.approx([1.0, 0.1])
+
+
+def test_each_learning_rate_of_its_own_has_a_curve() -> None:
+    common, step = Constant(), Step(decay_factor=0.1, decay_every_steps=4)
+    make = partial(SGD, lr=1.0)
+    groups = [ParameterGroup(("*.bias",), {"weight_decay": 0}), ParameterGroup(("critic.*",), {"lr": 0.25})]
+    factory = OptimizerFactory(make, groups)
+
+    def curves(factory: Any, *phases: str) -> dict[str, float]:
+        return {rate.name: round(rate.at(4, 9), 9) for rate in list_learning_rates(factory, common, phases)}
+
+    assert curves(make, "train") == curves(factory.make, "train") == {"learning_rate": 1.0}
+    assert curves(factory, "train") == {"learning_rate": 1.0, "learning_rate_group1": 0.25}
+    scheduled = OptimizerFactory(make, phases={"train": OptimizerFactory(make, schedule=step)})
+    assert curves(scheduled, "train") == {"learning_rate": 0.1}
+    assert find_schedule(scheduled) is step  # servers of asynchronous replicas ask for it
+    assert find_schedule(make) is find_schedule(factory) is None
+    two = OptimizerFactory(make, phases={"actor": OptimizerFactory(partial(SGD, lr=3.0), groups, schedule=step)})
+    assert curves(two, "critic", "actor") == {
+        "learning_rate": 1.0, "learning_rate_actor": 0.3, "learning_rate_actor_group1": 0.025,
+    }  # fmt: skip
+    same = OptimizerFactory(make, phases={"actor": OptimizerFactory(partial(SGD, lr=1.0, momentum=0.5))})
+    assert curves(same, "critic", "actor") == {"learning_rate": 1.0}
 
 
 class OwnAdam(Adam):

@@ -77,14 +77,23 @@ class Recorder:
 
 def test_a_phase_that_does_not_run_in_a_logged_step_is_logged_with_its_latest_value() -> None:
     recorder = cast(Any, Recorder())
-    config = {"log_every_steps": 4, "optimizer": {}}
-    logger = MetricLogger(config, recorder, cast(Any, None), recorder, 0, 0, lambda done, step_time_s: {})
+    config = {"log_every_steps": 4}
+
+    def make_logger(first_step: int) -> MetricLogger:
+        return MetricLogger(config, recorder, [], recorder, first_step, 0, lambda done, step_time_s: {})
+
+    logger = make_logger(0)
     for step in range(9):
+        if step == 6:  # a checkpoint and a resume, after which the actor does not run before the next log
+            carried = logger.find_carried()
+            assert carried == {"train/actor": 14.0}
+            logger = make_logger(6)
+            logger.latest |= carried
         metrics = {"critic": torch.tensor(float(step))}
-        logger.add(step + 1, metrics | ({"actor": torch.tensor(10.0 + step)} if step % 2 == 0 else {}))
+        logger.add(step + 1, metrics | ({"actor": torch.tensor(10.0 + step)} if step in (0, 2, 4, 8) else {}))
     assert recorder.losses == [
         (1, {"train/critic": 0.0, "train/actor": 10.0}),
         (4, {"train/critic": 3.0, "train/actor": 12.0}),
-        (8, {"train/critic": 7.0, "train/actor": 16.0}),
+        (8, {"train/critic": 7.0, "train/actor": 14.0}),
         (9, {"train/critic": 8.0, "train/actor": 18.0}),
     ]
