@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.components.assemble import Components
 from experiments.core.errors import InputError
-from experiments.train.callbacks import RunCallbacks
+from experiments.train.callbacks.run_callbacks import RunCallbacks
 from experiments.train.data_loading import DataShard, EvaluationLoader
 from experiments.train.evaluation.evaluator_check import as_numbers
 from modules.data.base import Split, Tree

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from experiments.components.model_signature import describe_other_kind
 from experiments.core.errors import InputError
 from experiments.run.evaluations import PREFIX
-from experiments.train.callbacks import RunCallbacks
+from experiments.train.callbacks.run_callbacks import RunCallbacks
 from experiments.train.evaluation.evaluation_loop import Batches, EvaluationLoop
 from experiments.train.trainer import Trainer
 from modules.data.base import Collector
