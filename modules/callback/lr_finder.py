@@ -21,7 +21,7 @@ class LrFinder(Callback):
     """
 
     is_component = True
-    needs = ("whole_model",)
+    needs = ("trial_steps",)
     refuses = ("phases", "closure", "collector")
 
     def __init__(

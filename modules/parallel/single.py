@@ -29,6 +29,7 @@ class Single:
     is_component = True
     serves: ClassVar[tuple[Need, ...]] = (
         "inputs", "whole_model", "phases", "closure", "collector", "per_example_gradients", "gradients",
+        "trial_steps",
     )  # fmt: skip
 
     def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from modules.data.base import Tree
 from modules.objective.base import Objective
 
-Need = Literal["inputs", "whole_model", "phases", "closure", "collector", "per_example_gradients", "gradients"]
+Need = Literal[
+    "inputs", "whole_model", "phases", "closure", "collector", "per_example_gradients", "gradients", "trial_steps"
+]
 """What a task asks of an engine, beyond a mean loss of the model's outputs and the targets:
 
 inputs: the loss also sees the inputs, or calls the model more than once.
@@ -22,6 +24,7 @@ closure: an optimizer that computes the loss several times within an update, suc
 collector: the data comes from the model.
 per_example_gradients: a gradient for each example.
 gradients: the whole gradients on each rank, before the optimizer gets them.
+trial_steps: steps with other learning rates before the training, which leave no trace; for callbacks.
 """
 
 

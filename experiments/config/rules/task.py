@@ -19,6 +19,7 @@ DESCRIPTIONS = {
     "collector": "data that the model makes",
     "per_example_gradients": "a gradient for each example",
     "gradients": "the whole gradients on each rank",
+    "trial_steps": "trial steps before the training",
 }
 
 

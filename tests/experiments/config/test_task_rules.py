@@ -89,10 +89,10 @@ def problems_of(*overrides: str) -> list[str]:
         (("task._target_=needy.OwnLoss", *PIPELINE), "the inputs besides the outputs"),
         (("task._target_=needy.Task", "parallel=async", TWO), "several updates in a step"),
         (("callback=ema", "parallel=async", TWO), "the whole model on each rank"),
-        (("callback=lr_finder", "parallel=zero1", TWO), "the whole model on each rank"),
+        (("callback=lr_finder", "parallel=zero1", TWO), "trial steps before the training"),
         (
             ("callback=histograms", "parallel=zero1", TWO),
-            "the whole model on each rank and the whole gradients on each rank",
+            "the whole gradients on each rank",
         ),
         (("gradient=noise", "parallel=zero0", TWO), "the whole gradients on each rank"),
         (("optimizer=sgd", "optimizer._target_=needy.Closure", "parallel=zero0", TWO), CLOSURE),
