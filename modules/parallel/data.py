@@ -126,9 +126,13 @@ class DataParallel(Single):
 
     def _average_gradients(self, metrics: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         """Average metrics and gradients after the backward pass, in two collectives for dense gradients of one dtype."""
-        used = torch.tensor([float(each.grad is not None) for each in update.parameters], device=self.forward.device)
+        own_used = [each.grad is not None for each in update.parameters]
+        used = self.all_used[: len(own_used)]
+        if not all(own_used):
+            used = torch.tensor(own_used, dtype=used.dtype, device=used.device)
         metrics, counts = self.ranks.mean_and_sum(metrics, used)
-        is_used = [count > 0 for count in counts.tolist()]
+        # Only then: reading the counts waits for the device.
+        is_used = own_used if all(own_used) else [count > 0 for count in counts.tolist()]
         own = [each for each, used_somewhere in zip(update.parameters, is_used, strict=True) if used_somewhere]
         for parameter in own:
             if parameter.grad is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,12 +63,12 @@ class Forward:
         config, name = self.config, (phase or Phase()).name
         parts = list(split_batch(batch, config.num_accumulation))
         weights = [self.task.weight(part) for part in parts]
-        factors: list[float | None] = [None] * len(parts)
-        if weights[0] is not None:
-            stacked = torch.stack([torch.as_tensor(weight).detach().double().cpu() for weight in weights])
+        factors: Sequence[Tensor | None] = [None] * len(parts)
+        if weights[0] is not None:  # they stay on the device of the batch: to read them would wait for it in each step
+            stacked = torch.stack([torch.as_tensor(weight).detach().double() for weight in weights])
             total = ranks.sum(stacked.sum(), "data")
             # 1 where all micro-batches of all replicas weigh the same
-            factors = (stacked * (len(parts) * ranks.topology.data / total.clamp_min(1e-300))).tolist()
+            factors = (stacked * (len(parts) * ranks.topology.data / total.clamp_min(1e-300))).unbind()
         size = count_examples(batch)
         number, count = self.shard or (ranks.coordinates.data, ranks.topology.data)
         first, num_rows = number * size, count * size
@@ -101,12 +101,12 @@ class MicroBatch:
 
     batch: Tree
     context: StepContext
-    factor: float | None = None
+    factor: Tensor | None = None
     """Its weight, divided by the mean weight of all micro-batches of the step; None: all weigh the same."""
 
     def scale(self, mean: Tensor) -> Tensor:
         """Make a mean over this micro-batch a term of the plain average over all micro-batches."""
-        return mean if self.factor is None else mean * self.factor
+        return mean if self.factor is None else mean * self.factor.to(mean.dtype)
 
 
 class MetricAccumulator:

@@ -82,7 +82,10 @@ class StepContext:
         generator = torch.Generator().manual_seed(self.seed + self.num_draws)
         self.num_draws += 1
         whole = draw(max(self.num_rows, shape[0]), *shape[1:], generator=generator)
-        return whole[self.first_row : self.first_row + shape[0]].to(device)
+        own = whole[self.first_row : self.first_row + shape[0]]
+        if torch.device(device).type != "cuda":
+            return own.to(device)
+        return own.pin_memory().to(device, non_blocking=True)  # else the copy would wait for the steps before
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,7 @@ class OwnIterator(Rows):
 def test_rows_that_cannot_be_divided_between_the_replicas_are_read_by_each(kind: type[Rows]) -> None:
     read: Read = []
     train = adapt(lambda: kind(read))
-    batches = list(training_batches(train, BATCH, 5, 0, 1, 0, DataShard(2, REPLICAS)))
+    batches: list[Any] = list(training_batches(train, BATCH, 5, 0, 1, 0, DataShard(2, REPLICAS)))
     assert len(read) == BATCH
     assert [targets.tolist() for _, targets in batches] == [[9, 10, 11, 12] if kind is OwnIterator else [8, 9, 10, 11]]
 
