@@ -17,6 +17,7 @@ from experiments.core.console import make_console
 from experiments.core.files.paths import user_path
 from experiments.plan.plan import Plan, make_plan
 from experiments.plan.tables import layouts_table, machine_table, plan_tables
+from experiments.trial.debug_run import list_notes
 from experiments.trial.initial_weights import find_weights, get_initial_weights
 from experiments.trial.trial import find_trial, resolve_runs_dir
 
@@ -45,6 +46,8 @@ def plan(args: argparse.Namespace) -> int:
         make_console().print(table)
     if (machine := machine_table(experiment.config)) is not None:
         make_console().print(machine)
+    for note in list_notes(experiment.config):
+        print(f"note: {note}")
     return 0
 
 

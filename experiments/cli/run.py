@@ -26,6 +26,7 @@ from experiments.launch.run_trial import run as run_trial
 from experiments.run.metrics import REPEATABLE
 from experiments.run.rank_reports import HAS_TRACEBACK
 from experiments.sweep.sweep import find_by_full_name
+from experiments.trial.debug_run import list_notes
 from experiments.trial.initial_weights import FILE
 from experiments.trial.own_runs import check_own
 from experiments.trial.resume import compose_changes, find_changes
@@ -160,7 +161,9 @@ def _report(result: RunResult) -> int:
 def _result_table(result: RunResult) -> Table:
     """The last metrics, and where the results are."""
     trial = result.trial
-    table = Table(title=escape(f"{trial.config['name']}: {result.status}"), show_header=False, title_justify="left")
+    remark = "; its metrics are no result" if list_notes(trial.config) else ""
+    title = escape(f"{trial.config['name']}: {result.status}{remark}")
+    table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in sorted(result.metrics.items()):

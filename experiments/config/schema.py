@@ -78,6 +78,11 @@ class ExperimentSchema:
     """What runs after steps and evaluations, by a name of your choice."""
     gradient: dict[str, Part] = field(default_factory=dict)
     """What changes the gradients before they are clipped, in this order, by a name of your choice."""
+    fast_dev_run: bool = False
+    """Try the code: 2 steps, each with an evaluation of 2 batches and a checkpoint. The metrics are no result."""
+    overfit_batches: int | None = None
+    """Train and evaluate on the first so many batches of the training data only, which a correct model learns by heart;
+    null: all data."""
     stop_timeout_s: float = 30.0
     """Seconds from Ctrl-C or another request to stop until every process of the training is gone, whatever its code does."""
 

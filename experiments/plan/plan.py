@@ -10,6 +10,7 @@ from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.base import ConfigView
 from experiments.config.rules.engine import read_engine
 from experiments.core.errors import PlanError
+from experiments.trial.debug_run import shorten
 from modules.parallel.topology import Topology
 
 
@@ -57,6 +58,7 @@ def make_plan(config: dict[str, Any]) -> Plan:
         )
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
+    config = shorten(config)
     topology = topology_rules.resolve_topology(ConfigView(config, ()))
     batch_size = config["batch_size_global"]
     num_shards = topology_rules.num_batch_shards(ConfigView(config, ()), topology)
@@ -65,7 +67,7 @@ def make_plan(config: dict[str, Any]) -> Plan:
         batch_per_shard, topology.pipe
     )
     num_train = config["data"].get("num_train")
-    steps_per_epoch = num_train // batch_size if num_train else None
+    steps_per_epoch = config.get("overfit_batches") or (num_train // batch_size if num_train else None)
     num_steps = config["max_epochs"] * steps_per_epoch if config["max_steps"] is None else config["max_steps"]
     return Plan(
         name=config["name"],

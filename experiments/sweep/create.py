@@ -99,7 +99,8 @@ def _list_trials(spec: SweepSpec, templates: Templates, ledger_state: LedgerStat
     num_points = 0
     is_asked = is_adaptive(spec.values["strategy"])  # then the points are only checked
     known = {entry.id for entry in ledger_state.entries.values()}
-    reusable = _find_reusable(templates, spec.values) if spec.values["reuse"] else {}
+    can_reuse = spec.values["reuse"] and not templates.all[0].config.get("fast_dev_run")
+    reusable = _find_reusable(templates, spec.values) if can_reuse else {}
     numbers = {_as_key(entry.values): entry.point for entry in ledger_state.entries.values()}
     for values in spec.preview_points():
         point = numbers.setdefault(_as_key(values), len(numbers))

@@ -20,6 +20,7 @@ from experiments.tracking.store_uri import StoreError
 from experiments.tracking.trackers.base import LoggedModel, RunInfo, StoredRun, Tracker
 from experiments.tracking.trackers.make_tracker import MLFLOW, list_trackers, make_tracker
 from experiments.tracking.trackers.progress_file import RunProgress
+from experiments.trial.debug_run import wants_model
 from experiments.trial.parameters import clean_key, flatten_config, format_param
 from experiments.trial.trial import Trial
 
@@ -257,8 +258,7 @@ class RunSync:
     def _start_over(self, progress: RunProgress, run: StoredRun) -> None:
         code = sorted(path for path in (self.trial.folder / "code").glob("*") if path.is_file())
         progress.run_id, progress.experiment_id = run.run_id, run.experiment_id
-        progress.offsets, progress.last_state, progress.last_time = {}, None, 0.0
-        progress.evaluations = []
+        progress.offsets, progress.evaluations, progress.last_state, progress.last_time = {}, [], None, 0.0
         progress.name, progress.status = run.tags.get("mlflow.runName", ""), None
         progress.tags = run_tags.select_transient_tags(run.tags)
         progress.model, progress.versions = "", {}
@@ -354,7 +354,7 @@ class RunSync:
     def _should_log_model(self, progress: RunProgress, member: SweepMember | None) -> bool:
         """Whether to log the model with this run; for the trials of a sweep the sweep selects one."""
         is_finished = progress.status is not None and progress.status[0] == "finished"
-        return bool(member is None and is_finished and self.trial.config["tracking"].get("log_model"))
+        return bool(member is None and is_finished and wants_model(self.trial.config))
 
     def _try_model(self, progress: RunProgress) -> tuple[LoggedModel | None, str | None]:
         """Log the model, or return the reason why that failed; the run is in the store in any case."""

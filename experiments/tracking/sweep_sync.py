@@ -26,6 +26,7 @@ from experiments.tracking.sweep_progress_file import SweepUploadProgress
 from experiments.tracking.trackers.make_tracker import MLFLOW, list_trackers
 from experiments.tracking.trackers.mlflow import mark_lost
 from experiments.tracking.trackers.sweep_trackers import MAX_FAILURES_IN_A_ROW, SweepTrackers, make_mark, make_member
+from experiments.trial.debug_run import wants_model
 from experiments.trial.own_runs import check_own
 from experiments.trial.trial import Trial, find_trial
 
@@ -114,7 +115,8 @@ def _describe_damage(folder: Path, err: Exception) -> str:
 
 def read_tracking_config(sweep: Sweep) -> dict[str, Any]:
     """Read the tracking settings of a sweep; all its trials share them."""
-    return dict(_read_config(sweep)["tracking"])
+    config = _read_config(sweep)
+    return {**config["tracking"], "log_model": wants_model(config)}
 
 
 def _read_config(sweep: Sweep) -> dict[str, Any]:
@@ -259,12 +261,8 @@ class SweepSync:
         if run.run_id != progress.run_id or run.was_deleted:
             code = sorted(path for path in (self.sweep.folder / "code").glob("*") if path.is_file())
             progress.run_id, progress.experiment_id, progress.children = run.run_id, run.experiment_id, {}
-            progress.points, progress.tags, progress.status, progress.spec = (
-                0,
-                run_tags.select_transient_tags(run.tags),
-                None,
-                "",
-            )
+            progress.points, progress.status, progress.spec = 0, None, ""
+            progress.tags = run_tags.select_transient_tags(run.tags)
             progress.view = progress.view_key = progress.report = ""
             progress.artifacts = ["provenance.yaml", *(f"code/{path.name}" for path in code)]
         params = sweep_tags.make_params(self.sweep.spec)

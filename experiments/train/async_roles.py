@@ -8,8 +8,9 @@ from typing import Any, Literal, cast
 
 from experiments.train.data_loading import ALL, DataShard, make_training_batches
 from experiments.train.determinism import seed_step
+from experiments.train.loading.limited_split import limit_training
 from experiments.train.trainer import Trainer
-from modules.data.base import Batch
+from modules.data.base import Batch, Split
 from modules.parallel.base import ManagedEngine
 from modules.parallel.topology import RankCoordinates
 
@@ -64,9 +65,9 @@ class ReplicaOrServer(Trainer):
         return "finished", None
 
     def _make_fetch(self) -> Callable[[int, int, int], Batch]:
-        batches = make_training_batches(
-            self.components.data.load("train"), self.plan.batch_size_global, self.config["seed"]
-        )
+        size = self.plan.batch_size_global
+        train = limit_training(self.components.data.load("train"), self.config, size)
+        batches = make_training_batches(cast(Split, train), size, self.config["seed"])
         seed = self.config["seed"]
 
         def fetch(step: int, number: int, count: int) -> Batch:

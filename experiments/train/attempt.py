@@ -34,6 +34,7 @@ from experiments.run.rank_reports import ERROR_FOLLOWS, HAS_TRACEBACK, SECONDARY
 from experiments.train.determinism import set_level
 from experiments.train.evaluation.split_evaluation import SplitEvaluation
 from experiments.train.trainer import Trainer
+from experiments.trial.debug_run import shorten
 from experiments.trial.initial_weights import FILE, get_initial_weights
 from experiments.trial.trial import Trial
 from launchers.base import DISK_FULL, DONE, FAILED, JOURNAL_LOST, WRONG_INPUT
@@ -126,7 +127,7 @@ def run_attempt(
         set_level(config["determinism"], warn)
         _redirect_warnings(warn)
         checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"], number, writer=journal)
-        plan = make_plan(config)
+        plan, config = make_plan(config), shorten(config)
         if config["hardware"]["memory_gb"] is not None:
             # Only if it is stated: the estimate takes 40 ms for the smallest model (2026-11, one core), and without a
             # limit the machine itself shows when its memory is full.

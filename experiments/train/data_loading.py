@@ -126,13 +126,14 @@ class TrainingBatches:
         """Fetch one shard of the batch of a step: its own examples only."""
         epoch, batch_in_epoch = divmod(number, len(self.split) // self.batch_size)
         if epoch != self.epoch:
-            self._start_epoch(epoch)
+            self.start_epoch(epoch)
         size = self.batch_size // shard.count
         first = batch_in_epoch * self.batch_size + shard.number * size
         rows = slice(first, first + size)
         return self.split.batch(self.permutation[rows], self.seeds[rows])
 
-    def _start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the order and the seeds of an epoch."""
         generator = Generator().manual_seed(derive_seed(self.seed, "order", epoch))
         if isinstance(self.split, Ordered):
             self.permutation = self.split.order(self.batch_size, generator)

@@ -32,6 +32,7 @@ from experiments.train.evaluation.evaluator_check import dry_run
 from experiments.train.evaluation.evaluator_files import EvaluatorArtifacts
 from experiments.train.loading.collected import collect_batches
 from experiments.train.loading.device_copy import copy_ahead
+from experiments.train.loading.limited_split import limit_evaluation, limit_training
 from experiments.train.loading.workers import check_handover
 from experiments.train.measurement.metric_logging import MetricLogger
 from experiments.train.measurement.profiler import Profiler, count_flops, make_profile_metrics
@@ -102,9 +103,7 @@ class Trainer:
         plan, engine = self.plan, self.components.engine
         with self._as_input_error():
             self._prepare()
-            train, val, test = (
-                self._load_split(name) for name in ("train", "val", "test")
-            )  # fail now, not after training
+            train, val, test = self._load_splits()  # fail now, not after training
             self._check_handover(train)
         is_first = self.rank.number == 0
         model = self.components.setup.model
@@ -296,6 +295,12 @@ class Trainer:
         for warning in self.checkpoints.warnings:
             self.on_running(self.done, warning)
         self.checkpoints.warnings.clear()
+
+    def _load_splits(self) -> tuple[Split, Split, Split]:
+        train, val, test = (self._load_split(name) for name in ("train", "val", "test"))
+        train = cast(Split, limit_training(train, self.config, self.plan.batch_size_global))
+        val, test = (limit_evaluation(split, train, self.config, self.shard.count) for split in (val, test))
+        return train, val, test
 
     def _load_split(self, name: str) -> Split:
         split = load_split(

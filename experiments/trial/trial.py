@@ -32,6 +32,7 @@ from experiments.core.secrets import resolve
 from experiments.run.journal import attempt_folders
 from experiments.run.state import read_outcome
 from experiments.trial.code_snapshot import take_snapshots
+from experiments.trial.debug_run import list_notes
 from experiments.trial.environment import describe_machine, installed_packages
 from experiments.trial.initial_weights import copy_weights, get_initial_weights
 from experiments.trial.own_runs import remember_runs_dir
@@ -123,7 +124,10 @@ EXCLUDED = (
     "hardware.slurm",
 )  # fmt: skip
 
-NEWER = {"task": {"_target_": "modules.task.supervised.Supervised"}, "callback": {}, "gradient": {}}
+NEWER = {
+    "task": {"_target_": "modules.task.supervised.Supervised"}, "callback": {}, "gradient": {}, "fast_dev_run": False,
+    "overfit_batches": None,
+}  # fmt: skip
 """Keys that the first version did not have. With these values they change nothing, so they do not count."""
 
 
@@ -187,7 +191,7 @@ def to_yaml(values: dict[str, Any]) -> str:
 
 def make_provenance(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[str, Any]:
     """The provenance of an experiment; the uncommitted changes of its checkouts are written to ``code`` in the folder."""
-    warnings: list[str] = []
+    warnings = list_notes(experiment.config)
     trust = trusted(experiment.trust)
     code = take_snapshots(experiment.config_dirs, trust, folder / "code", warnings, runs_dir)
     return {

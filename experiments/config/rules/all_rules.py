@@ -140,6 +140,17 @@ def _enough_examples(view: ConfigView) -> str | None:
     return f"batch_size_global={batch_size} is more than the {num_train} training examples; lower it"
 
 
+def _enough_to_overfit(view: ConfigView) -> str | None:
+    num_train = view.argument("data", "num_train")
+    batch_size, count = view.integer("batch_size_global"), view.integer("overfit_batches")
+    if num_train is None or count * batch_size <= num_train or batch_size > num_train:
+        return None
+    return (
+        f"overfit_batches={count} needs {count * batch_size} examples (batch_size_global={batch_size}), and there are "
+        f"{num_train} training examples; use at most {num_train // batch_size}"
+    )
+
+
 def _length(view: ConfigView) -> str | None:
     """Exactly one of max_steps and max_epochs is set."""
     max_steps, max_epochs = (view.get(key, int, type(None)) for key in ("max_steps", "max_epochs"))
@@ -174,6 +185,6 @@ def _warmup(view: ConfigView) -> str | None:
 RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (
     _mfu, _best_metric, _tags, _registered_name, _tracking_experiment, _tracker_packages, _tracker_names, _files,
     *topology_rules.RULES,
-    *replica_rules.RULES, _enough_examples, _length, _epochs, _warmup,
+    *replica_rules.RULES, _enough_examples, _enough_to_overfit, _length, _epochs, _warmup,
     *slurm_rules.RULES, *optimizer_rules.RULES, *task_rules.RULES,
 )  # fmt: skip

@@ -95,6 +95,8 @@ def _without_training(config: dict[str, Any]) -> dict[str, Any]:
         "init_from": {"weights": None, "skip": []},
         "checkpoint": {**config["checkpoint"], "best_metric": None},
         "profile": False,
+        "fast_dev_run": False,
+        "overfit_batches": None,
         "resume": False,
         "launcher": {"_target_": LOCAL_LAUNCHER},
         "tracking": {**config["tracking"], "sync": "off", "log_model": False, "register_as": None},

@@ -30,6 +30,7 @@ from experiments.sweep.submit import retry_unfinished, submit
 from experiments.sweep.sweep import Sweep
 from experiments.tracking import follow_sweep
 from experiments.tracking.mlflow_view import ui_hint
+from experiments.trial.debug_run import list_notes
 from experiments.trial.trial import EXCLUDED, resolve_runs_dir, trial_id
 from launchers.base import DONE
 
@@ -89,6 +90,8 @@ def measure(row: Row, options: MeasureOptions) -> MeasuredRecord:
     if row.metric is None:
         raise NotMeasured("its header has no Measure line, such as `# Measure: test/accuracy_top1`")
     experiment = options.compose(row)
+    if notes := list_notes(experiment.config):
+        raise NotMeasured(notes[0])
     if problem := missing_data(experiment.config["data"]):
         raise NotMeasured(problem)
     try:
