@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +16,9 @@ import pytest
 
 from modules.data.base import Tree
 from modules.parallel.base import Rank
+from tests.support.live import Live
 from tests.support.ranks import run_on_ranks
+from tests.support.variants import only_long
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -51,8 +56,11 @@ def train(rank: Rank, name: str, folder: Path, *, is_killed: bool = False) -> Re
         with pytest.raises(Killed):
             _attempt(rank, name, folder, 1, kill_before=5)
     _attempt(rank, name, folder, 1 + is_killed)
-    if rank.number:
-        return Result({}, {})
+    return read_result(folder) if rank.number == 0 else Result({}, {})
+
+
+def read_result(folder: Path) -> Result:
+    """What a run has left in its folder."""
     steps = sorted((folder / "checkpoints").glob("step_*"))
     return Result(
         {**dict(_points(folder)), **dict(_media(folder))},
@@ -151,3 +159,33 @@ def test_an_example_that_is_killed_goes_on_bit_for_bit(name: str, alone: Results
 def test_an_example_has_the_same_losses_on_two_replicas(name: str, alone: Results, on_two: Results) -> None:
     one, two = alone[name][0].metrics, on_two[name][0].metrics
     assert two == pytest.approx(one, rel=1e-5, abs=1e-5)
+
+
+@only_long
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", LAYOUTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_goes_on_bit_for_bit_after_kill_9_at_a_random_step(
+    name: str, num_ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))
+    step, trust = random.randrange(1, 100), ("--trust", "ideas")
+    command = (
+        "run", "--config-dir", str(EXAMPLES / "conf"), *trust, *LAYOUTS[num_ranks], f"experiment={name}", *SMALL,
+        *OWN.get(name, ()), "max_steps=400", "checkpoint.every_steps=20",
+    )  # fmt: skip
+    results = []
+    for is_killed in (False, True):
+        live = Live(tmp_path / str(is_killed))
+        live.folder.mkdir()
+        process = live.start(*command)
+        if is_killed:
+            live.at_step(step)
+            for pid in live.processes():
+                os.kill(pid, signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL, f"it ended before it was killed after step {step}"
+            live.until_nothing_runs()
+            process = live.start("resume", *trust, live.run_folder().name)
+        assert process.wait() == 0, live.printed()
+        results.append(read_result(live.run_folder()))
+    assert results[1] == results[0], f"killed after step {step}"
