@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from experiments.cli.plan import check
 from experiments.config.compose import compose
 from experiments.config.rules.task import DESCRIPTIONS, read_names
 from experiments.core.errors import InputError
@@ -21,7 +23,7 @@ LBFGS = (
 )  # fmt: skip
 TWO = "hardware.devices_per_node=2"
 OWN = """
-from torch.optim import SGD
+from torch.optim import LBFGS, SGD, AdamW
 from modules.callback.base import Callback
 from modules.task.supervised import Supervised
 from modules.parallel.single import Single
@@ -62,6 +64,22 @@ class Subclass(Single):
 
 class Closure(SGD):
     needs_closure = True
+
+
+class OwnLbfgs(LBFGS):
+    pass
+
+
+class OwnAdamW(AdamW):
+    pass
+
+
+class NormalisedSteps(SGD):
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad /= parameter.grad.norm()
+        return super().step(closure)
 """
 
 
@@ -97,6 +115,7 @@ def problems_of(*overrides: str) -> list[str]:
         (("gradient=noise", "parallel=zero0", TWO), "the whole gradients on each rank"),
         (("optimizer=sgd", "optimizer._target_=needy.Closure", "parallel=zero0", TWO), CLOSURE),
         ((*LBFGS, "parallel=zero0", TWO), CLOSURE),
+        ((*LBFGS, "optimizer._target_=needy.OwnLbfgs", "parallel=zero1", TWO), CLOSURE),
         ((*LBFGS, "parallel=async", TWO), CLOSURE),
         (("task._target_=needy.Narrow", "++parallel={_target_: needy.Engine}"), "the inputs besides the outputs"),
     ],
@@ -167,6 +186,21 @@ def test_a_callback_that_cannot_serve_the_task_is_refused(overrides: tuple[str, 
     (problem,) = [each for each in problems_of("model=mlp", *overrides) if "best_metric" not in each]
     assert message in problem
     assert problem.endswith("remove the callback")
+
+
+@pytest.mark.parametrize(
+    "parallel", [("parallel=zero1", TWO), ("parallel=async", "parallel.num_servers=2"), PIPELINE], ids=str
+)
+def test_an_optimizer_that_slices_of_a_weight_would_change_is_refused_by_trying_it(parallel: tuple[str, ...]) -> None:
+    def config_of(optimizer: str, name: str) -> dict[str, Any]:
+        overrides = ["model=mlp", f"optimizer={optimizer}", *parallel, f"optimizer._target_=needy.{name}"]
+        return compose(overrides, trust=["needy"]).config
+
+    check(config_of("adamw", "OwnAdamW"), ["needy"])
+    with pytest.raises(
+        InputError, match="optimizer NormalisedSteps gives another result on slices of a weight than on"
+    ):
+        check(config_of("sgd", "NormalisedSteps"), ["needy"])
 
 
 def test_every_need_has_a_description() -> None:
