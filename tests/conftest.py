@@ -22,6 +22,7 @@ from experiments.trial.trial import Trial
 from launchers.local_cluster.slurm_conf import ClusterSpec
 from tests.support.cluster import Cluster, booted
 from tests.support.live import Live
+from tests.support.preloaded import find_server, make_command
 from tests.support.stores import make_run, start_attempt
 from tests.support.waiting import PATIENCE_S
 
@@ -59,15 +60,26 @@ def _one_thread() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The socket of a process that has done Lathe's imports and runs its commands in forks."""
+    folder = tmp_path_factory.getbasetemp()
+    return find_server(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+
+
 @pytest.fixture
-def lathe(tmp_path: Path) -> Lathe:
-    """Runs ``lathe ARGS`` and returns returncode, stdout and stderr; it starts in an empty folder of this test."""
+def lathe(tmp_path: Path, preloaded: Path) -> Lathe:
+    """Runs ``lathe ARGS`` and returns returncode, stdout and stderr; it starts in an empty folder of this test.
+
+    With ``env``, also an empty one, it is a new interpreter, which imports and reads the variables itself.
+    """
 
     def run(
         *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = PATIENCE_S
     ) -> subprocess.CompletedProcess[str]:
+        start = make_command(preloaded) if env is None else [sys.executable, "-P", "-m", "experiments.cli"]
         return subprocess.run(
-            [sys.executable, "-P", "-m", "experiments.cli", *args],
+            [*start, *args],
             cwd=cwd or tmp_path,
             env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -81,9 +93,9 @@ def lathe(tmp_path: Path) -> Lathe:
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> Iterator[Live]:
+def live(tmp_path: Path, preloaded: Path) -> Iterator[Live]:
     """Starts ``lathe ARGS`` in the background; what is left at the end is ended."""
-    found = Live(tmp_path)
+    found = Live(tmp_path, preloaded)
     yield found
     for pid in found.processes():
         os.kill(pid, signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import skip_without_slurm
+from tests.support.preloaded import make_command
 from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
@@ -50,19 +52,31 @@ def _stop_clusters() -> Iterator[None]:
                 subprocess.run([*lathe, "down", "--dir", folder], timeout=PATIENCE_S, check=True)
 
 
+@pytest.fixture(scope="session")
+def lathe_command(preloaded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A command `lathe` that has done its imports: they would take most of the time of every page."""
+    path = tmp_path_factory.mktemp("bin") / "lathe"
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(make_command(preloaded))} "$@"\n', encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=lambda page: page.stem)
-def test_page_examples_produce_the_shown_output(page: Path, tmp_path: Path, empty_store: Path) -> None:
+def test_page_examples_produce_the_shown_output(
+    page: Path, tmp_path: Path, empty_store: Path, lathe_command: Path
+) -> None:
     if "$ lathe cluster up" in page.read_text(encoding="utf-8"):
         skip_without_slurm()
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LATHE_RUNS": "runs"}
+    path = f"{lathe_command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "LATHE_RUNS": "runs"}
     (tmp_path / "runs").mkdir()
     shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")  # creating it takes seconds
     for language, name, text in _blocks(page):
         if name:
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            file = tmp_path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
         elif language == "console":
             for command, shown in _sessions(text):
                 done = subprocess.run(

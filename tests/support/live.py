@@ -10,23 +10,32 @@ from pathlib import Path
 from typing import TypeVar
 
 from experiments.run import journal
+from tests.support.preloaded import Preloaded
 from tests.support.waiting import wait_until
 
 T = TypeVar("T")
 
 
 class Live:
-    """Trainings as processes that go on while the test looks; all of them start in ``folder``."""
+    """Trainings as processes that go on while the test looks
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they start.
+        server: socket of the server that runs them in forks.
+    """
+
+    def __init__(self, folder: Path, server: Path) -> None:
         self.folder = folder
+        self.popen: type[subprocess.Popen[str]] = Preloaded
+        """`subprocess.Popen` if a test needs new interpreters; their imports take most of the time of a small run."""
+        Preloaded.address = str(server)
 
     def start(self, *args: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start ``lathe ARGS``, its output in `out.txt` and `err.txt`."""
         with (self.folder / "out.txt").open("w") as out, (self.folder / "err.txt").open("w") as err:
             command = [sys.executable, "-P", "-m", "experiments.cli", *args]
             surroundings = {**os.environ, **(env or {})}
-            return subprocess.Popen(
+            return self.popen(
                 command, cwd=self.folder, env=surroundings, stdin=subprocess.DEVNULL, stdout=out, stderr=err, text=True
             )
 

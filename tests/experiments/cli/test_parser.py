@@ -108,6 +108,6 @@ def test_nothing_is_imported_from_the_current_folder(lathe: Lathe, tmp_path: Pat
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     (tmp_path / "hydra_plugins" / "evil" / "__init__.py").touch()
-    done = lathe("plan", "model=softmax", "--trust", "mine")
+    done = lathe("plan", "model=softmax", "--trust", "mine", env={})
     assert (done.returncode, done.stderr) == (0, "")
     assert not (tmp_path / "ran").exists()

@@ -34,22 +34,22 @@ def read_metrics(folder: Path, attempt: int) -> dict[str, list[float]]:
     return metrics
 
 
-def find_pid(launcher: int, role: str) -> int | None:
+def find_pid(live: Live, role: str) -> int | None:
     """Return the process id of a role; None if it does not run."""
-    for process in psutil.Process(launcher).children(recursive=True):
+    for pid in live.processes():
         try:
-            if process.name() == role and process.status() != psutil.STATUS_ZOMBIE:
-                return process.pid
+            if psutil.Process(pid).name() == role:
+                return pid
         except psutil.NoSuchProcess:
             continue
     return None
 
 
-def kill(launcher: int, role: str) -> None:
+def kill(live: Live, role: str) -> None:
     """Kill the process of a role, and wait until another one has started."""
-    victim = wait_until(lambda: find_pid(launcher, role), role)
+    victim = wait_until(lambda: find_pid(live, role), role)
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: find_pid(launcher, role) not in (None, victim), f"another {role}")
+    wait_until(lambda: find_pid(live, role) not in (None, victim), f"another {role}")
 
 
 @pytest.mark.slow
@@ -67,11 +67,11 @@ def test_killed_replicas_and_servers_restart_and_a_killed_coordinator_ends_the_a
         wait_until(lambda: len(read_metrics(folder, attempt)["train/loss_nats"]) > done + more // 5, "more steps")
 
     wait_until(lambda: last_value("async/replicas") == 2, "two replicas")
-    kill(process.pid, "replica 1")
+    kill(live, "replica 1")
     until_steps(20)
     wait_until(lambda: last_value("async/replicas") == 2, "two replicas")  # it has restarted and works
     wait_until(lambda: last_value("async/replica_1_examples_per_s"), "work of replica 1")
-    kill(process.pid, "server 1")
+    kill(live, "server 1")
     wait_until(lambda: last_value("async/restarts") == 1, "the restart")
     until_steps(20)
     lost = last_value("async/lost_updates")
@@ -88,9 +88,9 @@ def test_killed_replicas_and_servers_restart_and_a_killed_coordinator_ends_the_a
 
     process = live.start("resume", folder.name, "parallel=hybrid")
     live.at_step(int(stopped[1]) + 20, attempt=2)
-    kill(process.pid, "replica 1")  # a member of the only group, which is formed again
+    kill(live, "replica 1")  # a member of the only group, which is formed again
     until_steps(20, attempt=2)
-    coordinator = wait_until(lambda: find_pid(process.pid, "coordinator"), "the coordinator")
+    coordinator = wait_until(lambda: find_pid(live, "coordinator"), "the coordinator")
     os.kill(coordinator, signal.SIGKILL)
     assert process.wait(PATIENCE_S) == 1
     live.until_nothing_runs()

@@ -99,18 +99,16 @@ def test_leader_drops_strangers_and_its_file_is_private_from_the_start(
         connection.close()
 
 
-def find_rank_pids(launcher: int) -> list[int]:
+def find_rank_pids(live: Live) -> list[int]:
     """Return the process ids of the ranks, in the order in which they were started."""
-    children = psutil.Process(launcher).children()
-    processes = [child for child in children if "experiments.launch.training_process" in " ".join(child.cmdline())]
+    processes = [each for each in map(psutil.Process, live.processes()) if each.name() == "training_process"[:15]]
     return [each.pid for each in sorted(processes, key=lambda each: (each.create_time(), each.pid))]
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def single(tmp_path_factory: pytest.TempPathFactory, preloaded: Path) -> Path:
     """The same training in a single process."""
-    folder = tmp_path_factory.mktemp("single")
-    live = Live(folder)
+    live = Live(tmp_path_factory.mktemp("single"), preloaded)
     assert live.start("run", *SMALL, NUM_STEPS).wait(PATIENCE_S) == 0
     return live.run_folder()
 
@@ -122,7 +120,8 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_rank_ends_the_run_at_once_and_a_resume_continues_it(option: str, live: Live, single: Path) -> None:
     process = live.start("run", *SMALL, NUM_STEPS, f"parallel={option}", TWO, "checkpoint.every_steps=20")
     live.at_step(45)
-    victim = find_rank_pids(process.pid)[1]
+    live.until(lambda: next(live.run_folder().glob("checkpoints/step_*"), None))  # a thread writes it
+    victim = find_rank_pids(live)[1]
     os.kill(victim, signal.SIGKILL)
     assert process.wait(PATIENCE_S) == 1
     live.until_nothing_runs()

@@ -59,8 +59,8 @@ def test_a_nondeterministic_operation_is_reported_once_and_other_warnings_are_st
 def test_every_level_gives_the_same_curves_twice_on_a_cpu(lathe: Lathe, tmp_path: Path) -> None:
     curves = {}
     for level in ("bitwise", "seeded", "off"):
-        for name in ("one", "two"):
-            done = lathe("run", *SMALL, f"determinism={level}", f"runs_dir={name}")
+        for name, env in (("one", {}), ("two", None)):  # a new interpreter, with another seed of hashes, and a fork
+            done = lathe("run", *SMALL, f"determinism={level}", f"runs_dir={name}", env=env)
             assert done.returncode == 0, done.stderr
         one, two = (read_series(next((tmp_path / name / "single").glob("*/"))) for name in ("one", "two"))
         assert one.keys() == two.keys() >= {"train/loss_nats", "val/accuracy_top1", "test/loss_nats"}

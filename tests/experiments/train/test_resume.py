@@ -116,6 +116,7 @@ def test_a_run_whose_job_is_killed_again_and_again_ends_as_if_nothing_had_been(
 
 @pytest.mark.slow
 def test_a_job_whose_launcher_is_killed_saves_and_stops(live: Live, whole: Whole) -> None:
+    live.popen = subprocess.Popen
     launcher = live.start("run", *HARD)
     live.at_step(60)
     launcher.kill()
@@ -165,6 +166,7 @@ def test_a_second_ctrl_c_ends_a_job_at_once_that_does_not_stop(live: Live) -> No
 
 @pytest.mark.slow
 def test_ctrl_c_before_the_first_step_ends_the_run_without_a_traceback(live: Live) -> None:
+    live.popen = subprocess.Popen
     launcher = live.start("run", *SMALL)
     live.until(lambda: next(live.run_folder().glob("attempts/1"), None))
     launcher.send_signal(signal.SIGINT)  # as the launcher assigns, or just before; the job still imports torch
