@@ -52,7 +52,7 @@ class IterableStream:
         if shard.count == 1 or (isinstance(num_parts, int) and num_parts < shard.count):
             return None
         seed_globals(seed)
-        replica = _Replica(shard, self.dataset)
+        replica = _WorkerInfo(shard, self.dataset)
         with _as_worker(replica):
             rows = iter(self.dataset)
             if rows is not self.dataset:  # else it cannot start again
@@ -68,7 +68,7 @@ class IterableStream:
 
     def _next(self, seed: int) -> Any:
         seed_globals(seed)
-        with _as_worker(None if self._part is None else _Replica(self._part, self.dataset)):
+        with _as_worker(None if self._part is None else _WorkerInfo(self._part, self.dataset)):
             for row in self._rows:
                 self._position += 1
                 return row
@@ -87,7 +87,7 @@ class IterableStream:
         raise DataError("data.train is an iterable without rows, but training needs at least 1; check its arguments")
 
 
-class _Replica:
+class _WorkerInfo:
     """What a data set gets from ``torch.utils.data.get_worker_info()``."""
 
     def __init__(self, shard: StreamShard, dataset: Any) -> None:
@@ -109,7 +109,7 @@ class _Replica:
 
 
 @contextmanager
-def _as_worker(replica: _Replica | None) -> Iterator[None]:
+def _as_worker(replica: _WorkerInfo | None) -> Iterator[None]:
     """Let torch name a replica as the data worker; None: leave it as it is."""
     if replica is None:
         yield
