@@ -142,6 +142,8 @@ def _data_table(known: Mapping[str, Path]) -> Table:
 
 def _presence(path: Path) -> str:
     content = _content(path)
+    if missing := [f"data.{key}" for key, value in content.items() if value == "???"]:
+        return f"yours: set {' and '.join(missing)}"
     if "folder" not in content:
         return "built in"
     root = Path(resolve("${oc.env:LATHE_DATA,~/.cache/lathe/data}"))

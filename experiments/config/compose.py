@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import options
 from experiments.config.allowlist import is_folder, trusted
-from experiments.config.draft import ConfigDraft
-from experiments.config.experiment import Experiment
+from experiments.config.auto_values import find_auto_keys, find_auto_values, find_best_metric
+from experiments.config.experiment import ConfigDraft, Experiment
 from experiments.config.interpolation import Interpolation
 from experiments.config.option_errors import lists, load_file, other_option
 from experiments.config.overrides import find_fault, mask_secret, parse_override
@@ -154,7 +154,9 @@ def _finish(
     """
     for override in values:
         _apply(override, tree, draft)
-    interpolation = Interpolation(tree, draft.origins, choices)
+    _fill_best_metric(tree)
+    auto_keys, is_lacking = _fill_auto_keys(tree, draft, trust)
+    interpolation = Interpolation(tree, draft.origins, choices, unknown=auto_keys if is_lacking else ())
     config = interpolation.plain() | dict.fromkeys(draft.undecided, UNKNOWN)
     validation = Validation(draft.origins, trusted(trust), draft.groups)
     for override in values:  # even an override that a later one replaces is recorded
@@ -166,7 +168,37 @@ def _finish(
     if problems:
         unclear = {*draft.origins.ambiguous_scalars, *find_secret_keys(config)}
         raise ConfigError(list(dict.fromkeys([*problems, *find_problems(config, unclear)])))
-    return Experiment(config, (), choices, links=interpolation.links())
+    return Experiment(config, (), choices, links=interpolation.links(), auto_keys=auto_keys)
+
+
+def _fill_best_metric(tree: DictConfig) -> None:
+    """Replace `auto` in `checkpoint.best_metric` and `best_mode`."""
+    checkpoint, target = tree.get("checkpoint"), OmegaConf.select(tree, "evaluator._target_")
+    if isinstance(checkpoint, DictConfig) and isinstance(target, str):
+        with suppress(OmegaConfBaseException):  # of a reference or a missing value, which is reported later
+            metric, mode = find_best_metric(target, checkpoint.best_metric, checkpoint.best_mode)
+            checkpoint.best_metric, checkpoint.best_mode = metric, mode
+
+
+def _fill_auto_keys(tree: DictConfig, draft: ConfigDraft, trust: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """Replace each `auto` of the data set by the value in its files; returns the keys, and whether a value was not found."""
+    if "data" in draft.undecided or not isinstance(tree.get("data"), DictConfig):
+        return (), False
+    raw: Any = OmegaConf.to_container(tree.data, resolve=False)
+    keys = find_auto_keys(raw, trusted(trust))
+    if not keys:
+        return (), False
+    try:
+        own: Any = OmegaConf.to_container(tree.data, resolve=True, throw_on_missing=True)
+        values = find_auto_values(own, keys, trusted(trust))
+    except OmegaConfBaseException:  # a reference or a value that is missing is reported later
+        return keys, True
+    except InputError as err:
+        draft.problems += err.problems
+        return keys, True
+    for key, value in values.items():
+        OmegaConf.update(tree, f"data.{key}", value, merge=False)
+    return keys, False
 
 
 def _sort_overrides(overrides: Sequence[str], draft: ConfigDraft) -> tuple[list[str], list[Override]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from experiments.core.renamed import suggestion
 
 UNQUOTED = re.compile(r"[\w./:@-]+")
 FOLLOWS = re.compile(r"\$\{(?!oc\.env:)")
+REFERRED = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 NOT_FOUND = re.compile(r"Interpolation key '(.+)' not found")
 
 
@@ -35,6 +36,8 @@ class Interpolation:
     origins: SourceMap
     choices: Mapping[str, str | None]
     problems: list[str] = field(default_factory=list)
+    unknown: Collection[str] = ()
+    """Keys of the data whose values could not be found; they and the references to them become ``UNKNOWN``."""
     _unset: set[str] = field(default_factory=set)
 
     def plain(self) -> dict[str, Any]:
@@ -70,6 +73,8 @@ class Interpolation:
         if OmegaConf.is_missing(node, key) or self.origins.text(name) == "???":  # a merge keeps the earlier value
             self.problems.append(f"{name}=???{self.origins.location(name)} has no value; add `{name}=...`")
             return UNKNOWN
+        if self._is_unknown(node._get_node(key), name):
+            return UNKNOWN
         try:
             return self._node(node[key], name)
         except OmegaConfBaseException as err:
@@ -83,6 +88,13 @@ class Interpolation:
                     f"{setting}: the environment variable {variable} is not set; `export {variable}=...` before this command"
                 )
             return UNKNOWN
+
+    def _is_unknown(self, node: Any, name: str) -> bool:
+        """Whether a node is one of the unknown keys of the data, or refers to one."""
+        if not self.unknown or node is None:
+            return False
+        keys = [name, *(REFERRED.findall(str(node._value())) if node._is_interpolation() else ())]
+        return any(key.startswith("data.") and key[len("data.") :] in self.unknown for key in keys)
 
     def _reason(self, err: OmegaConfBaseException, name: str) -> str:
         text = str(err).splitlines()[0]

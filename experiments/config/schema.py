@@ -94,8 +94,10 @@ class CheckpointSchema:
     every_steps: int
     keep_last: int
     best_metric: str | None
-    """A metric of the evaluation such as val/accuracy_top1: the run delivers its best step; null: its last step."""
+    """A metric of the evaluation such as val/accuracy_top1: the run delivers its best step; auto: the evaluator's main metric;
+    null: its last step."""
     best_mode: Literal["max", "min"]
+    """What is better; auto: as the evaluator says, else less of a loss or error and more of others."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from experiments.config import options
+from experiments.config.allowlist import trusted
+from experiments.config.auto_values import find_auto_values
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.source_map import SourceMap
 from experiments.config.validate import Validation
 from experiments.core import renamed
 from experiments.core.atomic import write_text
-from experiments.core.errors import PlanError, did_you_mean
+from experiments.core.errors import InputError, PlanError, did_you_mean
 from experiments.core.files.field_types import Check, is_count, is_list_of, is_map, is_one_of, is_text, matches
 from experiments.core.files.read_file import DamagedFileError, read_json, read_yaml_map
 from experiments.core.format import format_value
-from experiments.core.secrets import find_secret_keys
+from experiments.core.secrets import find_secret_keys, resolve
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
@@ -55,6 +57,8 @@ class Template:
     """Interpolations by key: ``${data.num_classes}``."""
     overrides: list[str]
     """The overrides it was composed from."""
+    auto_keys: list[str] = field(default_factory=list)
+    """Keys of the data whose values come from its files; see `experiments.config.auto_values`."""
 
     @classmethod
     def from_experiment(
@@ -68,17 +72,20 @@ class Template:
             hardware: keys of the hardware that differ for a trial.
         """
         config = {**experiment.config, "resume": False, "hardware": {**experiment.config["hardware"], **hardware}}
-        return cls(dict(choices), config, dict(experiment.links), list(experiment.overrides))
+        return cls(
+            dict(choices), config, dict(experiment.links), list(experiment.overrides), list(experiment.auto_keys)
+        )
 
-    def fill(self, values: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    def fill(self, values: Mapping[str, Any], seed: int, trust: Sequence[str] = ()) -> dict[str, Any]:
         """The configuration of a point, with interpolations resolved again.
 
         Args:
             values: by dotted key; group options are part of the template already.
             seed: added to the experiment's seed.
+            trust: packages whose code may run.
 
         Raises:
-            PlanError: a key does not exist.
+            PlanError: a key does not exist, or a value of the data that is `auto` cannot be found.
         """
         config = copy.deepcopy(self.config)
         links = dict(self.links)
@@ -87,9 +94,15 @@ class Template:
                 continue
             _set(config, key, value)
             links = {link: text for link, text in links.items() if link != key and not link.startswith(f"{key}.")}
-        for _ in range(MAX_LINK_DEPTH):  # an interpolation may point at another one
-            if not _follow(config, links):
-                break
+        _follow_all(config, links)
+        if self.auto_keys and any(key.startswith("data.") for key in values):
+            data = resolve(config["data"])
+            keys = [key for key in self.auto_keys if f"data.{key}" not in values]
+            try:
+                config["data"] |= find_auto_values(data, keys, trusted(trust))
+            except InputError as err:
+                raise PlanError(err.problems, "the point") from err
+            _follow_all(config, links)
         config["seed"] += seed
         return config
 
@@ -107,6 +120,13 @@ def _set(config: dict[str, Any], key: str, value: Any) -> None:
         node[int(last)] = value
     else:
         node[last] = value  # the schema reports an unknown key
+
+
+def _follow_all(config: dict[str, Any], links: Mapping[str, str]) -> None:
+    """Resolve every interpolation again; one may point at another one."""
+    for _ in range(MAX_LINK_DEPTH):
+        if not _follow(config, links):
+            break
 
 
 def _follow(config: dict[str, Any], links: Mapping[str, str]) -> bool:
@@ -149,7 +169,7 @@ class Templates:
             PlanError: with all reasons why it cannot run.
         """
         template = self.find(values)
-        config = template.fill(values, seed)
+        config = template.fill(values, seed, self.trust)
         config["launcher"] = template.config["launcher"]
         source_map = SourceMap()
         for key, value in values.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,22 +14,20 @@ import torch
 from torch import Tensor
 
 from modules.data.base import Batch, ComponentWarning, DataError
+from modules.data.image.class_folders import ClassFolders, count
 from modules.data.image.decoding import ENDINGS
 from modules.data.image.image_crop import UnreadableError, make_image_crop
 from modules.data.tensors import check_at_least, check_split
-
-_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
-"""Folders that archivers and file systems add, besides hidden ones; they are neither classes nor parts of one."""
 
 
 class ImageFolder:
     """Photos of ``root/folder/{train,val,test}/CLASS/``; class ids follow the order of the names.
 
-    A photo is a file with an ending of `decoding.ENDINGS`, in the folder of its class or a folder below it. Hidden files and
-    folders are left out. See `ImageCrop` for how photos are cropped.
+    See `ClassFolders` for the files that count as photos, and `ImageCrop` for how photos are cropped.
     """
 
     is_component = True
+    auto_values = "modules.data.image.class_folders.find_auto_values"
 
     takes: Final = "image"
 
@@ -49,6 +46,7 @@ class ImageFolder:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         split_folders: Mapping[str, str] | None = None,
+        held_out_share: float = 0.0,
     ) -> None:
         """
         Args:
@@ -65,7 +63,10 @@ class ImageFolder:
                 the resized photo.
             mean: of red, green and blue in [0, 1], subtracted.
             std: of red, green and blue, the divisor.
-            split_folders: folder by split; the default is the name of the split.
+            split_folders: folder by split; the default is the name of the split. With `auto`, usual names such as
+                "validation" are found; a split without a folder gets that of "train", and this is "." if the folders of the
+                classes are in the folder of the data set.
+            held_out_share: of the photos of a class, for each split that has the folder of "train"; 0: the same photos.
         """
         check_at_least("ImageFolder", 1, num_classes=num_classes)
         self.crop = make_image_crop(
@@ -73,67 +74,49 @@ class ImageFolder:
         )
         if not folder:
             raise ValueError("ImageFolder wants a folder below root, but got ''; set data.folder")
-        self.split_folders = {"train": "train", "val": "val", "test": "test", **(split_folders or {})}
-        if unknown := sorted(self.split_folders.keys() - {"train", "val", "test"}):
+        folders = {"train": "train", "val": "val", "test": "test", **(split_folders or {})}
+        if unknown := sorted(folders.keys() - {"train", "val", "test"}):
             raise ValueError(
                 f"ImageFolder wants split_folders of train, val and test, but got {unknown}; leave them out"
             )
+        if not 0 <= held_out_share < 0.5:
+            raise ValueError(f"ImageFolder wants held_out_share of at least 0 and below 0.5, but got {held_out_share}")
         self.folder = folder
         self.num_train = num_train
         self.path = Path(root).expanduser().absolute() / folder
+        self.folders = ClassFolders(self.path, folder, folders, held_out_share)
         self.augment = augment
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
 
     def load(self, split: str) -> ImageSplit:
         check_split("ImageFolder", split)
-        train, own = self.split_folders["train"], self.split_folders[split]
-        classes = self._subfolders(train)
-        if len(classes) != self.num_classes:
-            raise DataError(
-                f"data.folder={self.folder!r}: {self.path / train} has {len(classes)} folders, but "
-                f"data.num_classes={self.num_classes}; every class needs one folder; set data.num_classes={len(classes)}"
-            )
-        self.class_names = classes
-        names: list[bytes] = []
-        targets: list[int] = []
-        dropped = Counter[str]()
-        for name in self._subfolders(own):
-            folder = self.path / own / name
-            if name not in classes:
-                raise DataError(
-                    f"data.folder={self.folder!r}: {folder} is a class that the training split does "
-                    f"not have; every split needs the same folders; remove it, or add {self.path / train / name}"
+        own = self.folders.split_folders[split]
+        try:
+            classes = self.folders.classes()
+            if len(classes) != self.num_classes:
+                raise ValueError(
+                    f"data.folder={self.folder!r}: {self.path / self.folders.split_folders['train']} has {len(classes)} folders, "
+                    f"but data.num_classes={self.num_classes}; every class needs one folder; set data.num_classes={len(classes)}"
                 )
-            images, others = self._list(folder)
-            if not images and (others or split == "train"):
-                raise DataError(
-                    f"data.folder={self.folder!r}: {folder} has no photo, but {_count(others) or 'no file at all'}; photos are "
-                    f"files that end in {', '.join(ENDINGS)}; convert them, or remove the folder and lower data.num_classes"
+            self.class_names = classes
+            names, targets, dropped = self.folders.photos(split)
+            if split == "train" and self.num_train not in (None, len(names)):
+                raise ValueError(
+                    f"data.folder={self.folder!r}: {self.path / own} has {len(names)} images, but "
+                    f"data.num_train={self.num_train}; it is the length of an epoch; set data.num_train={len(names)}"
                 )
-            dropped += others
-            names += [os.fsencode(f"{name}/{image}") for image in images]
-            targets += [classes.index(name)] * len(images)
-        if not names:
-            raise DataError(
-                f"data.folder={self.folder!r}: {self.path / own} has no images; a split needs files that end in "
-                f"{', '.join(ENDINGS)} in one folder per class; put them there"
-            )
+        except ValueError as err:
+            raise DataError(str(err)) from err
         if dropped:
             warnings.warn(
                 f"data.folder={self.folder!r}: {self.path / own} has {len(names)} photos and {dropped.total()} other files, "
-                f"which are left out ({_count(dropped)}); photos end in {', '.join(ENDINGS)}",
+                f"which are left out ({count(dropped)}); photos end in {', '.join(ENDINGS)}",
                 ComponentWarning,
                 stacklevel=2,
             )
-        if split == "train" and self.num_train not in (None, len(names)):
-            raise DataError(
-                f"data.folder={self.folder!r}: {self.path / own} has {len(names)} images, but "
-                f"data.num_train={self.num_train}; it is the length of an epoch; set data.num_train={len(names)}"
-            )
-        return ImageSplit(
-            self, self.path / own, self.augment and split == "train", np.array(names), torch.tensor(targets)
-        )
+        paths = np.array([os.fsencode(name) for name in names])
+        return ImageSplit(self, self.path / own, self.augment and split == "train", paths, torch.tensor(targets))
 
     def read(self, inputs: Sequence[str]) -> Tensor:
         """Read photos of a user, see `ImageCrop.read`."""
@@ -141,45 +124,6 @@ class ImageFolder:
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
-
-    def _subfolders(self, split: str) -> list[str]:
-        return sorted(entry.name for entry in self._scan(self.path / split) if entry.is_dir())
-
-    def _list(self, folder: Path, above: tuple[str, ...] = ()) -> tuple[list[str], Counter[str]]:
-        """The photos of a class by their sorted paths below its folder, and the number of other files by ending."""
-        images, others = list[str](), Counter[str]()
-        above = (*above, os.path.realpath(folder))
-        for entry in self._scan(folder):
-            if entry.is_dir():
-                if os.path.realpath(entry.path) not in above:  # else a link leads back to where it is
-                    nested, more = self._list(Path(entry.path), above)
-                    images += [f"{entry.name}/{name}" for name in nested]
-                    others += more
-            elif not entry.name.lower().endswith(ENDINGS):
-                others[Path(entry.name).suffix.lower() or "without an ending"] += 1
-            elif entry.is_file():
-                images.append(entry.name)
-            elif entry.is_symlink() and not os.path.exists(entry.path):
-                raise DataError(
-                    f"data.folder={self.folder!r}: {entry.path} is a link to {os.readlink(entry.path)}, which does not exist; "
-                    "every photo must be readable; restore the file or remove the link"
-                )
-            else:
-                others["no file, such as a named pipe"] += 1
-        return sorted(images), others
-
-    def _scan(self, path: Path) -> list[os.DirEntry[str]]:
-        """The entries of a folder, without hidden ones and those of the system."""
-        try:
-            with os.scandir(path) as entries:
-                return [each for each in entries if not each.name.startswith(".") and each.name not in _SYSTEM_FOLDERS]
-        except OSError as err:
-            *others, last = dict.fromkeys(self.split_folders.values())
-            wanted = f"{', '.join(others)} and {last}" if others else last
-            raise DataError(
-                f"data.folder={self.folder!r}: {path} cannot be listed ({err.strerror}); the set needs the folders "
-                f"{wanted} with one folder per class; set LATHE_DATA to the folder that holds {self.folder!r}"
-            ) from err
 
 
 class ImageSplit:
@@ -224,9 +168,3 @@ class ImageSplit:
                 f"of a split must be an image; replace or remove it"
             ) from err
         return inputs, self.targets.index_select(0, indices)
-
-
-def _count(endings: Counter[str]) -> str:
-    """Such as ``3 .txt, 1 .json``, the most frequent first."""
-    shown = [f"{count} {ending}" for ending, count in endings.most_common(5)]
-    return ", ".join([*shown, "..."] if len(endings) > 5 else shown)

@@ -16,6 +16,7 @@ class Accuracy:
     """Counts targets, of examples or of their tokens, among the k highest logits. Metrics: ``accuracy_top1`` etc."""
 
     is_component = True
+    headline = ("accuracy_top1", "max")
 
     def __init__(self, top_k: Sequence[int], top_k_shown: int = 5) -> None:
         """

@@ -20,9 +20,14 @@ OLD_METHODS = {
 class Evaluator(Protocol):
     """Computes metrics from the outputs of a model.
 
+    A class attribute ``headline``, the name of the main metric and whether "max" or "min" is better, lets
+    ``checkpoint.best_metric: auto`` choose the best checkpoint.
+
     Example::
 
         class MeanAbsoluteError:
+            headline = ("mae", "min")
+
             def update(self, outputs: Tensors, targets: Tensors) -> Tensor:
                 error = (outputs - targets).abs().double()
                 return torch.stack([error.sum(), torch.tensor(error.numel())])

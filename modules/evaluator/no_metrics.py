@@ -12,6 +12,7 @@ class NoMetrics:
     """Leaves an evaluation with the metrics of the task's losses."""
 
     is_component = True
+    headline = ()
 
     def setup(self, data: Data) -> None:
         """Take nothing from the data."""

@@ -20,6 +20,7 @@ class Perplexity:
     """
 
     is_component = True
+    headline = ("perplexity", "min")
 
     def __init__(self, sample_tokens: int = 100, sample_temperature: float = 1.0, sample_seed: int = 0) -> None:
         """

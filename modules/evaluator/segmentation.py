@@ -27,6 +27,7 @@ class Segmentation:
     """
 
     is_component = True
+    headline = ("dice", "max")
 
     def __init__(self, num_classes: int, background: int | None, num_pictures: int) -> None:
         """

@@ -24,6 +24,7 @@ class Translation:
     """
 
     is_component = True
+    headline = ("bleu", "max")
 
     def __init__(
         self,

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from modules.data.base import Batch, Data, HasVocabulary, InputReader, Split, UserInputError
 from modules.data.files import DataFiles
-from modules.evaluator.analogies import Analogies, is_syntactic, read_analogies
 from modules.evaluator.base import Prediction
-from modules.evaluator.neighbours import nearest, neighbours, table
-from modules.evaluator.word_similarity import WordPairs, read_pairs
+from modules.evaluator.words.analogies import Analogies, is_syntactic, read_analogies
+from modules.evaluator.words.neighbours import nearest, neighbours, table
+from modules.evaluator.words.word_similarity import WordPairs, read_pairs
 from modules.model.base import HasEmbeddings
 
 Files = Mapping[str, str | None]

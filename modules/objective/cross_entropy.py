@@ -79,6 +79,11 @@ class CrossEntropy:
 
     def _cross_entropy(self, logits: Tensor, targets: Tensors) -> Tensor:
         targets = targets if isinstance(targets, Tensor) else targets[0]
+        if targets.is_floating_point():
+            raise ValueError(
+                f"CrossEntropy wants classes as targets, but got numbers, {targets.dtype}; for a regression choose "
+                "objective=regression evaluator=regression"
+            )
         if logits.dim() < 2 or targets.shape != logits.shape[:-1]:
             raise ValueError(
                 f"CrossEntropy wants logits as [batch, ..., classes] and targets as [batch, ...], but got "

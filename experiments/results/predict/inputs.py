@@ -1,4 +1,5 @@
-"""Reads the inputs of `lathe predict`: texts, image files and folders, or lines of standard input. Imports no torch."""
+"""Reads the inputs of `lathe predict`: texts, image files and folders, rows of tables, or lines of standard input. Imports
+no torch."""
 
 from __future__ import annotations
 
@@ -11,11 +12,15 @@ from typing import Literal
 
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.files.paths import user_path
+from experiments.results.predict import rows
 
 STDIN = "-"
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """Endings of images in a folder; a file that is named itself may have any ending."""
-Takes = Literal["text", "image"]
+Takes = Literal["text", "image", "row"]
+KINDS = {"text": "a text", "image": "a path", "row": "a JSON object"}
+"""What a line of standard input is."""
+PLURALS = {"text": "texts", "image": "images", "row": "files with rows"}
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,12 @@ def find_problems(args: Sequence[str], takes: Takes, output: Path | None = None)
     """
     named = [arg for arg in args if arg != STDIN]
     problems = [problem for arg in named if arg and takes == "image" and (problem := _find_problem(arg, output))]
-    kind = "a text" if takes == "text" else "a path"
-    problems += [f"INPUT='' is empty; write {kind}, or leave it out" for arg in named if not arg]
+    problems += [problem for arg in named if arg and takes == "row" and (problem := rows.find_problem(arg))]
+    problems += [
+        f"INPUT='' is empty; write {'a text' if takes == 'text' else 'a path'}, or leave it out"
+        for arg in named
+        if not arg
+    ]
     return problems + (
         ["INPUT - is given twice, but standard input is read once; leave one out"] if args.count("-") > 1 else []
     )
@@ -48,7 +57,8 @@ def read_inputs(
 
     Args:
         args: of the command line; without any, standard input is read.
-        takes: whether they are texts, or images and folders of images.
+        takes: whether they are texts, images and folders of images, or files with rows, each of which is an input. A line
+            of standard input is then a JSON object.
         pipe: the lines of standard input; each is an argument.
         output: the folder for predictions. Folders and patterns skip it, as it holds earlier predictions.
     """
@@ -63,7 +73,14 @@ def read_inputs(
                     return
                 yield from _read_line(number, line.rstrip(b"\r\n"), takes, output)
         else:
-            yield from map(ModelInput, [arg] if takes == "text" else _find_images(arg, output))
+            yield from map(ModelInput, _find_inputs(arg, takes, output))
+
+
+def _find_inputs(arg: str, takes: Takes, output: Path | None) -> Iterable[str]:
+    """The inputs that an argument names."""
+    if takes == "text":
+        return [arg]
+    return rows.read_rows(arg) if takes == "row" else _find_images(arg, output)
 
 
 def skips_output(args: Sequence[str], output: Path) -> bool:
@@ -83,7 +100,7 @@ def _is_image(line: bytes) -> bool:
 def _read_line(number: int, line: bytes, takes: Takes, output: Path | None) -> Iterator[ModelInput]:
     arg = os.fsdecode(line)
     if not line:
-        yield ModelInput("", f"line {number} of the input is empty; write {'a text' if takes == 'text' else 'a path'}")
+        yield ModelInput("", f"line {number} of the input is empty; write {KINDS[takes]}")
     elif takes == "image":
         problem = _find_problem(arg, output)
         yield from [ModelInput(arg, problem)] if problem else map(ModelInput, _find_images(arg, output))

@@ -1,4 +1,4 @@
-"""`lathe predict`: applies the model of a run to images or texts of the user."""
+"""`lathe predict`: applies the model of a run to images, texts or rows of the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
 from experiments.results.export.export import load_interface
-from experiments.results.predict.inputs import ModelInput, find_problems, read_inputs, skips_output
+from experiments.results.predict.inputs import PLURALS, ModelInput, find_problems, read_inputs, skips_output
 from experiments.results.predict.outputs import PredictionWriter
 from experiments.tracking.model.final_model import describe_model, find_final_model
 from experiments.trial.lookup import find_run
@@ -47,7 +47,7 @@ def predict(args: argparse.Namespace) -> int:
     data, evaluator = _components(trial, _config(trial, args), trust)
     output = user_path(args.output, "-o") if args.output else None
     if problems := find_problems(args.inputs, data.takes, output):
-        raise InputError(problems, f"the input of '{trial.config['name']}', which takes {data.takes}s,")
+        raise InputError(problems, f"the input of '{trial.config['name']}', which takes {PLURALS[data.takes]},")
     from experiments.tracking.model.predictor import prepare
 
     if interface.class_names is not None:  # only loading the whole data set would set them

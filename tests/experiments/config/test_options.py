@@ -23,12 +23,15 @@ from experiments.core.errors import InputError, PlanError
 from experiments.plan.estimate import ResourceEstimate, estimate
 from experiments.plan.plan import make_plan
 from modules.data.base import DataError
+from tests.support.own_data import write_all
 
 GROUPS = groups()
 FITTED: Counter[str] = Counter()
 """How many options have fitted an experiment."""
 STEPS: dict[str, ResourceEstimate | None] = {}
 """What a step of a configuration needs on paper: an option with the experiment that chooses it is that experiment."""
+OWN: dict[str, list[str]] = {}
+"""The overrides for data sets of a user."""
 OPTIONS = [(group, option) for group, known in GROUPS.items() if "/" not in group for option in known]
 
 
@@ -50,6 +53,9 @@ def companions(group: str, option: str) -> Iterator[list[str]]:
     An experiment that chooses it, none, an experiment that chooses another option with its class or has fitted others,
     another model and data.
     """
+    if group == "data" and option in OWN:
+        yield OWN[option]
+        return
     if group == "experiment":
         yield []
         return
@@ -64,6 +70,10 @@ def companions(group: str, option: str) -> Iterator[list[str]]:
         ([f"experiment={name}"] for name in sorted(chosen)),
         [[]],
         ([f"experiment={name}"] for name in rest),
+        (
+            [f"data={data}", *(word for word in words if not word.startswith(f"{group}="))]
+            for data, words in OWN.items()
+        ),
         ([f"data={data}"] for data in GROUPS["data"]),
         ([f"model={model}"] for model in GROUPS["model"]),
         ([f"data={data}", f"model={model}"] for data, model in product(GROUPS["data"], GROUPS["model"])),
@@ -120,6 +130,11 @@ def take_a_step(config: dict[str, Any]) -> ResourceEstimate | None:
             return None
         raise
     return estimate(config, plan)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_data(tmp_path_factory: pytest.TempPathFactory) -> None:
+    OWN.update(write_all(tmp_path_factory.mktemp("own")))
 
 
 @pytest.fixture(autouse=True)

@@ -102,8 +102,8 @@ def test_the_nearest_divisors_of_a_huge_batch_are_found_quickly() -> None:
             "is not a metric of the evaluation; write for example val/loss_nats",
         ),
         (
-            ["data=image_folder", "data.root=/nowhere"],
-            "there is no folder /nowhere/images; put the files there or point",
+            ["data=imagenet", "data.root=/nowhere"],
+            "there is no folder /nowhere/imagenet; put the files there or point",
         ),
         (["data=mnist", "data.root=/nowhere"], "are not in /nowhere/mnist; put the files there or point LATHE_DATA"),
     ],

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from modules.data.base import Data, DataError, Split
-from modules.evaluator.analogies import read_analogies
 from modules.evaluator.base import MakesArtifacts, ModelEvaluator
-from modules.evaluator.neighbours import neighbours, table
-from modules.evaluator.word2vec_format import write_word2vec
-from modules.evaluator.word_similarity import read_pairs
 from modules.evaluator.word_vectors import WordVectors
+from modules.evaluator.words.analogies import read_analogies
+from modules.evaluator.words.neighbours import neighbours, table
+from modules.evaluator.words.word2vec_format import write_word2vec
+from modules.evaluator.words.word_similarity import read_pairs
 
 WORDS = ["king", "queen", "man", "woman", "oslo", "norway", "rome", "italy", "car"]
 NUMBERS = {word: number for number, word in enumerate(WORDS)}

@@ -1,0 +1,68 @@
+"""Reads rows of a table for `lathe predict`: a CSV file, or JSON objects. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
+
+JSON_ENDINGS = (".json", ".jsonl")
+SEPARATORS = ",;\t|"
+
+
+def find_problem(arg: str) -> str | None:
+    """Why a file with rows cannot be read; None if it can."""
+    try:
+        next(read_rows(arg), None)
+    except InputError as err:
+        return err.problems[0]
+    return None
+
+
+def read_rows(arg: str) -> Iterator[str]:
+    """Iterate over the rows of a file, each as a JSON object of its columns; an empty cell is null.
+
+    Args:
+        arg: a file with the names of its columns in the first line; or `.json`, a list of objects; or `.jsonl`, an object
+            in each line.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    path = user_path(arg)
+    try:
+        if path.suffix.lower() in JSON_ENDINGS:
+            yield from map(json.dumps, _read_objects(path))
+        else:
+            yield from map(json.dumps, _read_cells(path))
+    except OSError as err:
+        raise InputError([f"{arg} cannot be read ({err.strerror}); name a CSV or JSON file with rows"]) from err
+    except (ValueError, csv.Error) as err:
+        raise InputError([f"{arg} cannot be read as a table ({err}); name a CSV file in UTF-8, or JSON"]) from err
+
+
+def _read_cells(path: Path) -> Iterator[dict[str, str | None]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        file.seek(0)
+        try:
+            separator = csv.Sniffer().sniff(first, SEPARATORS).delimiter
+        except csv.Error:
+            separator = ","
+        for row in csv.DictReader(file, delimiter=separator, skipinitialspace=True):
+            yield {str(name).strip(): cell or None for name, cell in row.items() if name is not None}
+
+
+def _read_objects(path: Path) -> Iterator[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8-sig")
+    is_lines = path.suffix.lower() == ".jsonl"
+    objects = [json.loads(line) for line in text.splitlines() if line.strip()] if is_lines else json.loads(text)
+    for number, row in enumerate(objects if isinstance(objects, list) else [objects], start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"item {number} is no object with a value for each column")
+        yield row

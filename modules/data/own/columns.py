@@ -1,0 +1,221 @@
+"""Finds out what a table contains: the kinds of its columns, and the target. Imports no torch, see `locate`."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from math import ceil, isfinite
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from modules.data.own.locate import find_root, sha256_of
+
+SNIFFED: Final = 2**16
+"""Bytes from which the separator of the columns is guessed."""
+SEPARATORS: Final = ",;\t|"
+COMPRESSED: Final = (b"\x1f\x8b", b"BZ", b"\xfd7z", b"PK")
+DIGITS: Final = 6
+"""Significant digits of means and deviations in a configuration."""
+MOST_CLASSES: Final = 20
+"""A target of more different whole numbers is a quantity, not a class; so is one that is different in most rows."""
+SPLITS: Final = ("train", "val", "test")
+
+
+def read_table(path: Path, target: str, *, needs_target: bool = True) -> pd.DataFrame:
+    """Read a table with the names of its columns in the first line. Rows without a target are left out.
+
+    Args:
+        path: of a text file, in UTF-8, which may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``).
+        target: name of a column.
+        needs_target: False for rows to predict.
+
+    Raises:
+        ValueError: the file cannot be read as a table, or has no such column or no row.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # of a row with more cells than there are names
+            table = pd.read_csv(
+                path, sep=_guess_separator(path), encoding="utf-8-sig", skipinitialspace=True, index_col=False
+            )
+    except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserError, pd.errors.ParserWarning) as err:
+        reason = " ".join(str(err).split()) or type(err).__name__
+        raise ValueError(f"{path} cannot be read as a table ({reason}); save it as CSV in UTF-8") from err
+    table.columns = [str(name).strip() for name in table.columns]
+    if needs_target:
+        if target not in table.columns:
+            raise ValueError(
+                f"data.target={target!r}: {path} has no such column; its columns are {', '.join(map(repr, table.columns))}"
+            )
+        table = table[table[target].notna()]
+    if not len(table):
+        raise ValueError(f"{path} has no row{' with a target' if needs_target else ''}; add rows below the names")
+    return table.reset_index(drop=True)
+
+
+def _guess_separator(path: Path) -> str:
+    """The separator of a text file, by its first line; a comma if the file has one column or is compressed."""
+    with path.open("rb") as file:
+        start = file.read(SNIFFED)
+    first = start.decode("utf-8", errors="ignore").partition("\n")[0]
+    try:
+        return "," if start.startswith(COMPRESSED) else csv.Sniffer().sniff(first, SEPARATORS).delimiter
+    except csv.Error:
+        return ","
+
+
+def take_part(num_rows: int, split: str, own: Sequence[str], held_out_share: float) -> np.ndarray:
+    """The rows of the training file that belong to a split, after a fixed shuffle.
+
+    Args:
+        num_rows: of the training file.
+        split: "train", "val" or "test".
+        own: the splits that have a file of their own, and take no rows.
+        held_out_share: of the rows, for each of the others besides "train".
+
+    Returns:
+        int64 [rows of the split], increasing.
+
+    Raises:
+        ValueError: a split would be empty.
+    """
+    order = np.random.RandomState(0).permutation(num_rows)
+    size = ceil(num_rows * held_out_share)
+    held_out = [name for name in SPLITS[1:] if name not in own]
+    if size * len(held_out) >= num_rows:
+        raise ValueError(f"its {num_rows} rows are too few for {', '.join(['train', *held_out])}; add rows")
+    if split in held_out:
+        start = size * held_out.index(split)
+        return np.sort(order[start : start + size])
+    return np.sort(order[size * len(held_out) :])
+
+
+def find_auto_values(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `CsvFile` that its file determines.
+
+    Raises:
+        ValueError: the file is missing, is no table, or lacks the target.
+    """
+    root = find_root(data, "path")
+    files = [str(data[key]) for key in ("path", "val_path", "test_path") if data[key] is not None]
+    sums = {name: sha256_of(Path(root, name)) for name in files}
+    table = read_table(Path(root, files[0]), str(data["target"]))
+    own = [split for split in SPLITS[1:] if data[f"{split}_path"] is not None]
+    try:
+        train = table.iloc[take_part(len(table), "train", own, float(data["held_out_share"]))]
+    except ValueError as err:
+        raise ValueError(f"data.path={files[0]!r}: {err}") from err
+    columns = data["columns"]
+    if columns == "auto":
+        left_out = {str(data["target"]), *map(str, data["ignore"])}
+        if unknown := sorted(left_out - set(table.columns)):
+            raise ValueError(f"data.ignore contains {unknown[0]!r}, but {files[0]} has no such column; remove it")
+        described = {
+            name: _describe(train[name], int(data["max_categories"])) for name in table.columns if name not in left_out
+        }
+        columns = {name: column for name, column in described.items() if column}
+    if not columns:
+        raise ValueError(f"data.path={files[0]!r} has no column besides the target that a model can use; add one")
+    kind = data["kind"] if data["kind"] != "auto" else _kind_of(table[data["target"]])
+    target = describe_target(table, train, str(data["target"]), str(kind))
+    num_features = sum(count_features(column) for column in columns.values())
+    return {
+        "root": root, "files": sums, "columns": columns, "kind": kind, "num_features": num_features,
+        "num_train": len(train), **target,
+    }  # fmt: skip
+
+
+def count_features(column: Mapping[str, Any]) -> int:
+    """Inputs of the model for one column."""
+    return len(column["categories"]) if "categories" in column else 1 + bool(column.get("may_be_missing"))
+
+
+def _describe(column: pd.Series, max_categories: int) -> dict[str, Any] | None:
+    """A column of the training rows: numbers with mean and deviation, or categories, the most frequent first.
+
+    None for a column that cannot help: it is empty, or most of its texts are different, like names.
+    """
+    present = column.dropna()
+    if present.empty:
+        return None
+    if pd.api.types.is_bool_dtype(present):
+        present = present.astype(int)
+    if pd.api.types.is_numeric_dtype(present):
+        numbers = present.to_numpy(np.float64)
+        finite = numbers[np.isfinite(numbers)]
+        if not len(finite):
+            return None
+        mean, std = _round(float(finite.mean())), _round(float(finite.std()))
+        is_missing = len(finite) < len(column)
+        return {"mean": mean, "std": std or 1.0, **({"may_be_missing": True} if is_missing else {})}
+    counts = present.map(to_text).value_counts()
+    if len(counts) > len(present) / 2:
+        return None
+    names = sorted(counts.index, key=lambda name: (-counts[name], name))
+    return {"categories": names[:max_categories]}
+
+
+def _kind_of(target: pd.Series) -> str:
+    """Classification for texts, truth values and a few whole numbers; else regression."""
+    if pd.api.types.is_bool_dtype(target) or not pd.api.types.is_numeric_dtype(target):
+        return "classification"
+    values = target.to_numpy(np.float64)
+    is_whole = bool(np.isfinite(values).all() and (values == np.round(values)).all())
+    few = min(MOST_CLASSES, len(values) / 2)
+    return "classification" if is_whole and len(np.unique(values)) <= few else "regression"
+
+
+def describe_target(table: pd.DataFrame, train: pd.DataFrame, name: str, kind: str) -> dict[str, Any]:
+    """The classes of a classification; mean and deviation of a regression.
+
+    Raises:
+        ValueError: a target is no finite number, or there is one class only.
+    """
+    if kind == "classification":
+        classes = sorted_classes(table[name])
+        if len(classes) < 2:
+            raise ValueError(f"data.target={name!r} has one class only, {classes[0]!r}; name another column")
+        return {"classes": classes, "num_classes": len(classes), "target_mean": 0.0, "target_std": 1.0}
+    numbers = to_numbers(train[name], f"data.target={name!r}")
+    mean, std = _round(float(numbers.mean())), _round(float(numbers.std()))
+    return {"classes": [], "num_classes": 1, "target_mean": mean, "target_std": std or 1.0}
+
+
+def sorted_classes(target: pd.Series) -> list[str]:
+    """The names of the classes: numbers by size, texts by alphabet."""
+    return [to_text(value) for value in sorted(target.unique())]
+
+
+def to_text(value: Any) -> str:
+    """A class as text: 1.0 and 1 are the same class, because a column with an empty cell is read as floats."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def as_numbers(column: pd.Series) -> np.ndarray:
+    """The numbers of a column, float64 [rows]; true is 1 and false 0; nan for all that is no number."""
+    if column.dtype != bool and not pd.api.types.is_numeric_dtype(column):
+        column = column.map(lambda value: {"true": 1, "false": 0}.get(str(value).lower(), value))
+    return np.asarray(pd.to_numeric(column, errors="coerce").to_numpy(np.float64))
+
+
+def to_numbers(column: pd.Series, shown: str) -> np.ndarray:
+    """
+    Raises:
+        ValueError: a value is no finite number.
+    """
+    numbers = as_numbers(column)
+    if not np.isfinite(numbers).all():
+        bad = column[~np.isfinite(numbers)].iloc[0]
+        raise ValueError(
+            f"{shown} has the value {bad!r}, which is not a finite number; correct it, or set data.kind=classification"
+        )
+    return numbers
+
+
+def _round(number: float) -> float:
+    return float(f"{number:.{DIGITS}g}") if isfinite(number) else 0.0
