@@ -72,7 +72,7 @@ def find_best_metric(evaluator: str, metric: str | None, mode: str) -> tuple[str
     if metric == AUTO:
         metric = None if headline == () else f"val/{name}"
     if mode == AUTO:
-        is_lower = metric is not None and any(word in metric.rpartition("/")[2] for word in LOWER_IS_BETTER)
+        is_lower = isinstance(metric, str) and any(word in metric.rpartition("/")[2] for word in LOWER_IS_BETTER)
         mode = str(better) if metric == f"val/{name}" else "min" if is_lower else "max"
     return metric, mode
 
