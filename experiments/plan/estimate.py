@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._pytree import tree_leaves
 
@@ -30,7 +32,9 @@ from modules.parallel.cost_model.layout import Kind, ParallelLayout
 from modules.parallel.cost_model.memory import StageMemory, estimate_memory
 from modules.parallel.cost_model.model_profile import count_model
 from modules.parallel.cost_model.step_time import STEP_S, Machine, StepCost, estimate_cost
+from modules.task.base import Task
 
+SUPERVISED = "modules.task.supervised.Supervised"
 ASSUMED_TFLOPS = {"cpu": 0.05, "cuda": 100.0}
 LINK = {"cpu": (1.0, 100.0), "cuda": (25.0, 10.0)}
 """Default GB/s and microseconds within a node: gloo on the loopback device, PCIe 4."""
@@ -146,9 +150,31 @@ def count_micro_batch(
                 [f"{problem}, and a plan knows only shapes; `lathe run` can still train it"], subject
             ) from err
         except Exception as err:  # a user's model may raise anything
-            problem = f"model={config['model']['_target_']} does not accept a batch of data ({shapes})"
-            fix = f"{problem}: {describe_error(err)}; choose another model, or correct its forward()"
-            raise PlanError([explain_normalisation(err, batch_size) or fix], subject) from err
+            problem = _describe_misfit(err, config, components, shapes)
+            raise PlanError([explain_normalisation(err, batch_size) or problem], subject) from err
+
+
+def _describe_misfit(err: Exception, config: Mapping[str, Any], components: Components, shapes: str) -> str:
+    """Which component fails in a step on paper, and why: the innermost one that the error went through."""
+    objective, task = type(components.setup.objective), str(config.get("task", {}).get("_target_", SUPERVISED))
+    for frame in reversed([frame for frame, _ in traceback.walk_tb(err.__traceback__)]):
+        part = frame.f_locals.get("objective" if frame.f_code.co_name == "apply_objective" else "self")
+        if isinstance(part, nn.Module) and type(part) is not objective:
+            break
+        if type(part) is objective:
+            return (
+                f"objective={config['objective']['_target_']} does not accept what the model makes of a batch of data "
+                f"({shapes}): {describe_error(err)}; choose another objective or model, or correct it"
+            )
+        if isinstance(part, Task) and task != SUPERVISED:
+            return (
+                f"task={task} cannot compute its loss of a batch of data ({shapes}): "
+                f"{describe_error(err)}; correct its loss()"
+            )
+    return (
+        f"model={config['model']['_target_']} does not accept a batch of data ({shapes}): {describe_error(err)}; "
+        "choose another model, or correct its forward()"
+    )
 
 
 def explain_normalisation(err: Exception, batch_size: int) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -40,3 +41,19 @@ class CountsTargets(Protocol):
     def count_targets(self, targets: Tensors) -> Tensor | None:
         """Count what the mean of a batch is over, float [], at least 0; it depends only on the targets. None: the examples."""
         ...
+
+
+def apply_objective(objective: Objective, outputs: Tensors, targets: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the loss and the metrics, as `Objective.__call__`.
+
+    Raises:
+        TypeError: the objective returns something else.
+    """
+    result: object = objective(outputs, targets)
+    match result:
+        case (Tensor() as loss, Mapping() as metrics):
+            return loss, dict(metrics)
+    kind = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+    raise TypeError(
+        f"objective {type(objective).__name__} returns {kind}; return the loss and a dict of metrics: `return loss, {{}}`"
+    )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modules.data.base import Batch, Tensors
 from modules.evaluator.base import AnyEvaluator
+from modules.objective.base import apply_objective
 from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.deepspeed.engine import DeepSpeedEngine
@@ -144,7 +145,7 @@ class Pipeline(DeepSpeedEngine):
                 weight = self.forward.task.weight((None, targets))
                 self.accumulator.add(evaluation, targets, self.is_counted.popleft(), weight)
                 return torch.zeros((), device=self.forward.device)
-            loss, metrics = self.objective(outputs, targets)
+            loss, metrics = apply_objective(self.objective, outputs, targets)
         scale = self.waiting.popleft().scale
         self.step_metrics.append({name: scale(value.detach()) for name, value in metrics.items()})
         return scale(loss)

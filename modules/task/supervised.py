@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from modules.data.base import Tree
-from modules.objective.base import CountsTargets, Objective
+from modules.objective.base import CountsTargets, Objective, apply_objective
 from modules.task.base import Evaluation, Loss, StepContext, Task
 
 
@@ -16,7 +16,7 @@ class Supervised(Task):
 
     def loss(self, model: nn.Module, batch: Tree, context: StepContext) -> Loss:
         inputs, targets = batch
-        return Loss(*self.objective(model(inputs), targets))
+        return Loss(*apply_objective(self.objective, model(inputs), targets))
 
     def weight(self, batch: Tree) -> Tensor | None:
         return self.objective.count_targets(batch[1]) if isinstance(self.objective, CountsTargets) else None
@@ -24,7 +24,7 @@ class Supervised(Task):
     def evaluate(self, model: nn.Module, batch: Tree, context: StepContext) -> Evaluation:
         inputs, targets = batch
         outputs = model(inputs)
-        return Evaluation(self.objective(outputs, targets)[1], outputs, targets)
+        return Evaluation(apply_objective(self.objective, outputs, targets)[1], outputs, targets)
 
 
 def is_supervised(task: Task) -> bool:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modules.data.base import Tensors, Tree
 from modules.model.base import Layered
-from modules.objective.base import Objective
+from modules.objective.base import Objective, apply_objective
 from modules.parallel.base import TrainingSetup
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, Weight
 from modules.parallel.cost_model.optimizer_state import measure_state_bytes, measure_update_bytes
@@ -106,7 +106,7 @@ class _Counter:
         for layer in model.layers() if isinstance(model, Layered) else [model]:
             count, value = self.count_part(layer, layer, value)
             counts.append(count)
-        loss, _ = self.count_part(objective, lambda outputs: objective(outputs, targets)[0], value)
+        loss, _ = self.count_part(objective, lambda outputs: apply_objective(objective, outputs, targets)[0], value)
         return tuple(counts), loss
 
     def count_task(self, model: nn.Module, task: Task, batch: Tree) -> tuple[tuple[LayerCount, ...], LayerCount]:

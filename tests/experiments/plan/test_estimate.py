@@ -131,6 +131,32 @@ def test_a_model_that_does_not_accept_the_data_is_refused() -> None:
         estimate(config, make_plan(config))
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "return (outputs - targets[:, None]).square().mean()",
+            "objective=.*returns a .*Tensor; return the loss and a dict",
+        ),
+        ("return 1.0, {}, None", "objective=.*returns 3 values; return the loss and a dict of metrics"),
+        ("return self.missing", r"objective=.*no attribute 'missing' \(odd_objective.py:4\)"),
+        ("return outputs @ targets, {}", r"objective=.*\(odd_objective.py:4\); choose another objective or model"),
+    ],
+)
+def test_an_objective_that_fails_is_named_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    code = f"class Odd:\n    is_component = True\n    def __call__(self, outputs, targets):\n        {body}\n"
+    (tmp_path / "odd_objective.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "odd_objective", raising=False)
+    words = ["model=softmax", "objective._target_=odd_objective.Odd"]
+    words += ["~objective.label_smoothing_prob", "~objective.aux_weight"]
+    config = compose(words, trust=["odd_objective"]).config
+    with pytest.raises(PlanError, match=message):
+        estimate(config, make_plan(config), ["odd_objective"])
+
+
 def test_time_and_memory_follow_from_the_hardware() -> None:
     stage = StageMemory(0, 1, 1, 4, 4, 0, 0, 8, total_bytes=16)
     estimated = ResourceEstimate(1, (stage,), flops_per_step=3_000_000_000)
