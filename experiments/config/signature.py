@@ -256,7 +256,7 @@ def _find_top(package: str) -> tuple[list[Path], Path | None]:
     """The folders and the source file of a top-level package or module that is not Lathe's."""
     spec = find_package(package)
     if spec is None and package in MODEL_PACKAGES:
-        raise SourceError(f"{package} is not installed; `pip install 'lathe[models]'`")
+        raise SourceError(f"{package} is not installed; `pip install 'lathe-dl[models]'`")
     if spec is None:
         raise SourceError(
             f"no package '{package}' is on the import path; install it, or run the command in the folder that contains it"

@@ -63,7 +63,7 @@ class Translation:
             raise ValueError(". ".join(problems))
         if find_spec("sacrebleu") is None:
             raise ValueError(
-                "evaluator Translation needs sacrebleu, which is an extra: pip install 'lathe[translate]'; or use "
+                "evaluator Translation needs sacrebleu, which is an extra: pip install 'lathe-dl[translate]'; or use "
                 "evaluator=perplexity"
             )
         self.beam_size, self.length_alpha, self.max_tokens = beam_size, length_alpha, max_tokens

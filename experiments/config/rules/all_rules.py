@@ -88,7 +88,7 @@ def _tracker_packages(view: ConfigView) -> list[str]:
     """Packages of extras that the trackers need. The process that copies the run would miss them only while it trains."""
     return [
         f"tracking.trackers.{name} needs the package '{package}', which is not installed; "
-        f"`pip install 'lathe[{package}]'`, or leave {name} out of tracking=[...]"
+        f"`pip install 'lathe-dl[{package}]'`, or leave {name} out of tracking=[...]"
         for name, node in view.get("tracking.trackers", dict).items()
         if isinstance(node, dict)
         and (package := TRACKER_PACKAGES.get(str(node.get("_target_")))) is not None

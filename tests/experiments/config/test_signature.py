@@ -110,7 +110,7 @@ def test_a_class_whose_base_generates_constructors_is_open(source: Write) -> Non
 
 def test_a_missing_library_of_models_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signature, "MODEL_PACKAGES", ("nowhere",))
-    with pytest.raises(SourceError, match=r"^nowhere is not installed; `pip install 'lathe\[models\]'`$"):
+    with pytest.raises(SourceError, match=r"^nowhere is not installed; `pip install 'lathe-dl\[models\]'`$"):
         signature.read("nowhere.create_model")
 
 

@@ -49,7 +49,7 @@ NODES = {
 }
 has_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None,
-    reason="tensorboard is not installed: pip install 'lathe[tensorboard]'",
+    reason="tensorboard is not installed: pip install 'lathe-dl[tensorboard]'",
 )
 Reader = Callable[[Path], list[tuple[str, int, float]]]
 
@@ -142,7 +142,9 @@ def read_wandb(folder: Path) -> list[tuple[str, int, float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is an extra: pip install 'lathe[wandb]'")
+@pytest.mark.skipif(
+    importlib.util.find_spec("wandb") is None, reason="wandb is an extra: pip install 'lathe-dl[wandb]'"
+)
 def test_the_offline_mirror_of_wandb_continues_after_a_resume_and_begins_again_after_a_kill(tmp_path: Path) -> None:
     trial = make_run(tmp_path, tracking=track("wandb"))
     with start_attempt(trial) as journal:
@@ -266,7 +268,10 @@ def test_several_trackers_are_chosen_together_and_do_not_change_the_trial() -> N
         ("+tracking.trackers.x={_target_: modules.model.mlp.Mlp}", "takes a component for tracking; `lathe options tracking`"),
         ("+tracking.trackers.x={path: y}", "tracking.trackers.x does not name a class"),
         ("+tracking.trackers.x=y", "tracking.trackers.x=y does not name a class"),
-        ("tracking=tensorboard", "needs the package 'tensorboard', which is not installed; `pip install 'lathe[tensorboard]'`"),
+        (
+            "tracking=tensorboard",
+            "needs the package 'tensorboard', which is not installed; `pip install 'lathe-dl[tensorboard]'`",
+        ),
     ],
 )  # fmt: skip
 def test_a_tracker_that_cannot_work_is_reported_before_the_training(

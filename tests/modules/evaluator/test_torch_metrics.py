@@ -96,7 +96,7 @@ def test_a_metric_alone_is_an_evaluator_with_the_name_of_its_class() -> None:
 
 
 def test_metrics_of_torchmetrics_give_their_own_values() -> None:
-    reason = "torchmetrics is an extra: pip install 'lathe[metrics]'"
+    reason = "torchmetrics is an extra: pip install 'lathe-dl[metrics]'"
     library = pytest.importorskip("torchmetrics.classification", reason=reason)
     make: dict[str, Callable[[], Any]] = {
         "accuracy_top1": lambda: library.MulticlassAccuracy(num_classes=3, average="micro"),

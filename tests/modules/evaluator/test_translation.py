@@ -17,7 +17,7 @@ from modules.evaluator.base import MakesArtifacts, ModelEvaluator
 from modules.evaluator.translation import Translation
 from modules.model.base import State
 
-sacrebleu = pytest.importorskip("sacrebleu", reason="sacrebleu is an extra: pip install 'lathe[translate]'")
+sacrebleu = pytest.importorskip("sacrebleu", reason="sacrebleu is an extra: pip install 'lathe-dl[translate]'")
 
 WORDS = ["", "", "", "", "the", "cat", "sat", "on", "a", "mat", "dog", "here"]
 
@@ -183,5 +183,5 @@ def test_what_does_not_fit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_extra_is_reported_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(translation, "find_spec", lambda name: importlib.util.find_spec(f"no_{name}"))
-    with pytest.raises(ValueError, match=r"which is an extra: pip install 'lathe\[translate\]'; or use"):
+    with pytest.raises(ValueError, match=r"which is an extra: pip install 'lathe-dl\[translate\]'; or use"):
         _evaluator()

@@ -176,7 +176,7 @@ def test_vectors_are_written_as_word2vec_does(tmp_path: Path) -> None:
 
 
 def test_gensim_reads_what_is_written(tmp_path: Path) -> None:
-    models = pytest.importorskip("gensim.models", reason="gensim is an extra: pip install 'lathe[bench]'")
+    models = pytest.importorskip("gensim.models", reason="gensim is an extra: pip install 'lathe-dl[bench]'")
     write_word2vec(tmp_path / "vectors.txt", WORDS, _vectors() + 0.1)
     read = models.KeyedVectors.load_word2vec_format(tmp_path / "vectors.txt")
     assert read.index_to_key == WORDS

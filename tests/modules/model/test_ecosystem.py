@@ -53,14 +53,14 @@ def loss_of(experiment: Experiment) -> float:
 
 @pytest.mark.slow
 def test_a_network_of_timm_fits_data_and_objective(composed: Composed) -> None:
-    pytest.importorskip("timm", reason="timm is an extra: pip install 'lathe[models]'")
+    pytest.importorskip("timm", reason="timm is an extra: pip install 'lathe-dl[models]'")
     actual = loss_of(composed(RESNET, trust=["timm"]))
     assert actual == pytest.approx(torch.tensor(10.0).log().item(), abs=1.0)
 
 
 @pytest.mark.slow
 def test_a_network_of_torchvision_fits_data_and_objective(composed: Composed) -> None:
-    pytest.importorskip("torchvision", reason="torchvision is an extra: pip install 'lathe[models]'")
+    pytest.importorskip("torchvision", reason="torchvision is an extra: pip install 'lathe-dl[models]'")
     photos = ["data=image_folder", "data.image_shape=[3,32,32]", "data.num_features=3072", "data.image_size=32"]
     model = {"_target_": "torchvision.models.squeezenet.squeezenet1_1", "num_classes": "${data.num_classes}"}
     assert loss_of(composed(model, *photos, "data.resize_size=32", trust=["torchvision"])) > 0
@@ -68,7 +68,7 @@ def test_a_network_of_torchvision_fits_data_and_objective(composed: Composed) ->
 
 @pytest.mark.slow
 def test_a_model_of_transformers_fits_with_its_nested_configuration(composed: Composed) -> None:
-    pytest.importorskip("transformers", reason="transformers is an extra: pip install 'lathe[models]'")
+    pytest.importorskip("transformers", reason="transformers is an extra: pip install 'lathe-dl[models]'")
     words = ["data=shakespeare_char", "data.context_tokens=7", "data.num_train=null"]
     actual = loss_of(composed(GPT2, *words, trust=["transformers"]))
     assert actual == pytest.approx(torch.tensor(65.0).log().item(), abs=0.3)

@@ -104,7 +104,7 @@ def _make_evaluator(is_cut: bool) -> AnyEvaluator:
 
 @pytest.fixture(scope="module")
 def expected() -> list[TrainingResult]:
-    pytest.importorskip("sacrebleu", reason="sacrebleu is an extra: pip install 'lathe[translate]'")
+    pytest.importorskip("sacrebleu", reason="sacrebleu is an extra: pip install 'lathe-dl[translate]'")
     return run_on_ranks(1, run, MODES["single"], NAMES)[0]
 
 
