@@ -161,7 +161,7 @@ def _run_as_program(
             os.dup2(copy, number)
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)  # noqa: SIM115
         os.chdir(cwd)
         os.environ.clear()
