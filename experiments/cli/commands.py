@@ -340,10 +340,11 @@ COMMANDS = (
         "experiments.plan.simulate.command:command", SIMULATE,
     ),
     Command(
-        "options", "list groups, their options and keys", "experiments.cli.listings:options",
+        "options", "list groups, their options and keys; explain a key", "experiments.cli.listings:options",
         (
             argument(
-                "group", nargs="?", metavar="GROUP[=OPTION]", completes="option", help="default: a list of the groups"
+                "group", nargs="?", metavar="GROUP[=OPTION]|KEY", completes="option",
+                help="a key such as optimizer.lr is explained; default: a list of the groups",
             ),
             CONFIG_DIR,
         ),

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
 from experiments.config import options as option_files
+from experiments.config.reference.keys import KeyReference, find_keys, known_keys
 from experiments.config.source_map import shown_path
 from experiments.core import renamed
 from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.secrets import resolve
 
+SCHEMA = "experiments.config.schema."
+
 
 def options(args: argparse.Namespace) -> int:
-    """Print groups, their options and keys.
+    """Print groups, their options and keys, or what a key means.
 
     Raises:
-        InputError: there is no such group or option.
+        InputError: there is no such group, option or key.
     """
     groups = _groups(args)
     if args.group == "sweeps":
         from experiments.sweep.sweep_files import list_sweep_files
 
         groups = {"sweeps": list_sweep_files(args.config_dir)}
-    make_console().print(_options_table(args.group, groups))
+    keys = [] if args.group is None or args.group.partition("=")[0] in groups else find_keys(args.group, groups)
+    make_console().print(_reference_table(keys) if keys else _options_table(args.group, groups))
     return 0
 
 
@@ -65,7 +67,12 @@ def _options_table(selection: str | None, groups: Mapping[str, Mapping[str, Path
             table.add_row(name, ", ".join(known))
         return table
     if group not in groups:
-        raise InputError([f"there is no group '{group}'; {did_you_mean(group, groups)}"])
+        keys = known_keys(groups)
+        if selection not in keys and "." in group:
+            raise InputError(
+                [f"there is no key '{group}'; {did_you_mean(group, keys, '`lathe options` lists the groups')}"]
+            )
+        raise InputError([f"there is no group or key '{group}'; {did_you_mean(group, [*groups, *keys])}"])
     if not option:
         table = Table("option", "", title=f"options of {group}", title_justify="left")
         for name, path in groups[group].items():
@@ -76,8 +83,30 @@ def _options_table(selection: str | None, groups: Mapping[str, Mapping[str, Path
     return _keys_table(group, option, groups[group][option])
 
 
+def _reference_table(references: Sequence[KeyReference]) -> Table:
+    """What a key means, for each class that has it."""
+    table = Table(show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for reference in references:
+        values = ", ".join(f"{value} ({option})" for option, value in reference.values.items())
+        owner = "" if reference.owner.startswith(SCHEMA) else reference.owner
+        rows = {
+            "key": reference.key,
+            "class": owner,
+            "type": reference.type,
+            "values": values,
+            "meaning": reference.meaning,
+        }
+        for name, text in rows.items():
+            if text:
+                table.add_row(name, escape(text))
+        table.add_section()
+    return table
+
+
 def _keys_table(group: str, option: str, path: Path) -> Table:
-    content = _content(path)
+    content = option_files.content(path)
     table = Table(
         "key", "value", title=escape(f"{group}={option}: {' '.join(_header(path)[:1])}"), title_justify="left"
     )
@@ -85,25 +114,6 @@ def _keys_table(group: str, option: str, path: Path) -> Table:
         if key != "defaults":
             table.add_row(escape(str(key) if group == "experiment" else f"{group}.{key}"), escape(str(value)))
     return table
-
-
-def _content(path: Path) -> dict[Any, Any]:
-    """Read the file of an option.
-
-    Raises:
-        InputError: the file cannot be read, or is not a map.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as err:
-        line = f":{err.problem_mark.line + 1}" if err.problem_mark else ""
-        raise InputError([f"{shown_path(path)}{line} is not valid YAML: {err.problem}; correct that line"]) from err
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as err:
-        raise InputError([f"{shown_path(path)} cannot be read: {str(err).splitlines()[0]}; correct it"]) from err
-    if content is not None and not isinstance(content, dict):
-        kind = "a list" if isinstance(content, list) else "a single value"
-        raise InputError([f"{shown_path(path)} is {kind}, not a map; write `key: value` lines"])
-    return content or {}
 
 
 def _header(path: Path) -> list[str]:
@@ -141,7 +151,7 @@ def _data_table(known: Mapping[str, Path]) -> Table:
 
 
 def _presence(path: Path) -> str:
-    content = _content(path)
+    content = option_files.content(path)
     if missing := [f"data.{key}" for key, value in content.items() if value == "???"]:
         return f"yours: set {' and '.join(missing)}"
     if "folder" not in content:

@@ -6,8 +6,12 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 import conf
+from experiments.config.source_map import shown_path
 from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
 
@@ -72,3 +76,22 @@ def header(path: Path) -> list[str]:
         if not re.match(r"#\s*@package", line):
             lines.append(line.lstrip("#").strip())
     return lines
+
+
+def content(path: Path) -> dict[Any, Any]:
+    """Read the file of an option.
+
+    Raises:
+        InputError: the file cannot be read, or is not a map.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as err:
+        line = f":{err.problem_mark.line + 1}" if err.problem_mark else ""
+        raise InputError([f"{shown_path(path)}{line} is not valid YAML: {err.problem}; correct that line"]) from err
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as err:
+        raise InputError([f"{shown_path(path)} cannot be read: {str(err).splitlines()[0]}; correct it"]) from err
+    if loaded is not None and not isinstance(loaded, dict):
+        kind = "a list" if isinstance(loaded, list) else "a single value"
+        raise InputError([f"{shown_path(path)} is {kind}, not a map; write `key: value` lines"])
+    return loaded or {}

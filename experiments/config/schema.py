@@ -92,7 +92,9 @@ class CheckpointSchema:
     """When checkpoints are written and which ones are kept."""
 
     every_steps: int
+    """Updates between two checkpoints."""
     keep_last: int
+    """How many of the newest are kept, besides the best one."""
     best_metric: str | None
     """A metric of the evaluation such as val/accuracy_top1: the run delivers its best step; auto: the evaluator's main metric;
     null: its last step."""
@@ -115,8 +117,11 @@ class HardwareSchema:
     """One kind of machine."""
 
     device: Literal["auto", "cpu", "cuda"]
+    """Where the model is; auto: a GPU if there is one."""
     nodes: int
+    """Number of machines."""
     devices_per_node: int
+    """GPUs of a machine that are used; with device=cpu the number of processes."""
     cpu_threads: int | None
     """Threads of one process; null: torch's default, one per core. Another number changes the last bits of a result."""
     cpu_cores: int | None
@@ -144,8 +149,11 @@ class SlurmSchema:
     """Options of a SLURM cluster; null means the cluster's default unless the key says otherwise."""
 
     partition: str | None
+    """Name of the partition."""
     account: str | None
+    """The account that pays."""
     qos: str | None
+    """Name of the quality of service."""
     constraint: str | None
     """Features of the nodes, such as ``h100`` or ``h100|a100``."""
     gpu_type: str | None

@@ -18,6 +18,11 @@ class Softmax(nn.Module):
     is_component = True
 
     def __init__(self, num_features: int, num_classes: int) -> None:
+        """
+        Args:
+            num_features: numbers of an example.
+            num_classes: number of logits.
+        """
         super().__init__()
         if min(num_features, num_classes) < 1:
             raise ValueError(

@@ -16,7 +16,10 @@ class Grid(Strategy):
     is_component = True
 
     def __init__(self, seed: int = 0, startup_points: int = 10) -> None:
-        """It uses neither argument: every strategy of Lathe takes both."""
+        """
+        Args:
+            seed, startup_points: not used; every strategy of Lathe takes both.
+        """
 
     def list_points(self, space: Space, count: int | None) -> Iterator[dict[str, Any]]:
         """List the points, at most ``count``."""
@@ -29,6 +32,11 @@ class RandomSearch(Strategy):
     is_component = True
 
     def __init__(self, seed: int = 0, startup_points: int = 10) -> None:
+        """
+        Args:
+            seed: of the random points.
+            startup_points: not used; every strategy of Lathe takes it.
+        """
         self.seed = seed
 
     def list_points(self, space: Space, count: int) -> Iterator[dict[str, Any]]:
