@@ -87,6 +87,10 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
     problems += find_optimizer_problems(
         components.setup.optimizer, trained, splits, takes_closures=takes_closures, phases=phases
     )
+    try:
+        components.setup.get_task().check(model, components.data.example(2))
+    except ValueError as err:
+        problems.append(str(err))
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")
     num_parameters = sum(parameter.numel() for parameter in components.setup.model.parameters())

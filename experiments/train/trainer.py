@@ -203,6 +203,7 @@ class Trainer:
     def _prepare(self) -> None:
         """Check the components, and give them to the engine."""
         check_model(self.components.setup.model)
+        self.components.setup.get_task().check(self.components.setup.model, self.components.data.example(2))
         self._check_evaluator()
         self._count_flops()
         self.components.engine.prepare(self.components.setup, self.make_engine_config())

@@ -78,9 +78,13 @@ class StepContext:
         """Draw uniform numbers in [0, 1), as `randn`."""
         return self._draw(torch.rand, shape, device)
 
-    def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device | str) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed + self.num_draws)
+    def make_generator(self) -> torch.Generator:
+        """Make a generator on the CPU that is the same for all micro-batches and replicas of the step."""
         self.num_draws += 1
+        return torch.Generator().manual_seed(self.seed + self.num_draws - 1)
+
+    def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device | str) -> Tensor:
+        generator = self.make_generator()
         whole = draw(max(self.num_rows, shape[0]), *shape[1:], generator=generator)
         own = whole[self.first_row : self.first_row + shape[0]]
         if torch.device(device).type != "cuda":
@@ -134,6 +138,17 @@ class Task:
     def phases(self) -> Sequence[Phase]:
         """Return the updates of a step, in their order; by default one update of all parameters."""
         return (Phase(),)
+
+    def check(self, model: nn.Module, batch: Tree) -> None:
+        """Check before training that this task can train a model.
+
+        Args:
+            model: untrained, on the CPU; or for a plan on the meta device, without values.
+            batch: two examples of zeros.
+
+        Raises:
+            ValueError: it cannot.
+        """
 
     def loss(self, model: nn.Module, batch: Tree, context: StepContext) -> Loss:
         """Compute the loss of one micro-batch.

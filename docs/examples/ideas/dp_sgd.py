@@ -1,7 +1,7 @@
 """Stochastic gradient descent with differential privacy: each example's gradient is clipped, and noise is added to their sum.
 
 Shows: a gradient for each example (`torch.func`), and a gradient that the task makes itself. The guarantee holds only if
-the seed of the experiment is secret, because the noise follows from it. This file does not compute epsilon.
+the seed of the experiment is secret, because the noise follows from it. `task=dp_sgd` also computes epsilon.
 Source: Abadi et al. 2016, arXiv:1607.00133, algorithm 1.
 """
 

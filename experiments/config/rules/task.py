@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from experiments.config.rules.engine import read_declared
 from experiments.config.rules.topology import is_auto, resolve_topology
 
 SUPERVISED = "modules.task.supervised.Supervised"
+DP_SGD = "modules.task.dp_sgd.DpSgd"
 DESCRIPTIONS = {
     "inputs": "the inputs besides the outputs",
     "whole_model": "the whole model on each rank",
@@ -136,6 +138,17 @@ def _users(view: ConfigView) -> Iterator[tuple[str, str]]:
             yield f"{key}._target_", node["_target_"]
 
 
+def _packages(view: ConfigView) -> str | None:
+    """Epsilon comes from a package of an extra."""
+    task = view.get("task", dict)
+    if task.get("_target_") != DP_SGD or task.get("delta") is None or importlib.util.find_spec("opacus") is not None:
+        return None
+    return (
+        f"task.delta={task['delta']} needs the package 'opacus' to compute epsilon, which is not installed; "
+        "`pip install 'lathe[privacy]'`, or set task.delta=null"
+    )
+
+
 def _names(view: ConfigView) -> list[str]:
     return [
         f"{group}.{name!r}: a name consists of letters, digits and _; rename it"
@@ -145,4 +158,4 @@ def _names(view: ConfigView) -> list[str]:
     ]
 
 
-RULES = (_needs, _refusals, _samples, _names)
+RULES = (_needs, _refusals, _samples, _packages, _names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from math import prod
 from typing import Any, ClassVar, cast
@@ -96,6 +96,7 @@ class _Counter:
     def __init__(self, weights: Mapping[int, Weight], precision: str, group: _FakeGroup) -> None:
         self.weights, self.precision, self.group = weights, precision, group
         self.cache: dict[Any, tuple[LayerCount, Any]] = {}
+        self.record: Callable[[set[int]], AbstractContextManager[None]] = _record_saved
 
     def count_layers(
         self, model: nn.Module, objective: Objective, inputs: Tensors, targets: Tensors
@@ -111,6 +112,9 @@ class _Counter:
 
     def count_task(self, model: nn.Module, task: Task, batch: Tree) -> tuple[tuple[LayerCount, ...], LayerCount]:
         """Count all losses of a task, as if the model were one layer."""
+
+        if "per_example_gradients" in task.needs:  # torch.func (2.13) refuses the hooks
+            self.record = lambda saved: nullcontext()
 
         def compute(own: Tree) -> tuple[Tensor, ...]:
             losses = (task.loss(model, own, StepContext(0, 1, phase.name)) for phase in task.phases())
@@ -136,7 +140,7 @@ class _Counter:
         counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
         counter.mod_tracker = _NoModules()  # type: ignore[assignment]
         with counter, TensorLifetimes() as lifetimes:
-            with _record_saved(saved), torch.autocast("cpu", torch.bfloat16, enabled=self.precision != "fp32"):
+            with self.record(saved), torch.autocast("cpu", torch.bfloat16, enabled=self.precision != "fp32"):
                 outputs = forward(inputs)
             forward_bytes, held = lifetimes.peak_bytes, lifetimes.held_bytes
             output_sizes = {_storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in _tensors(outputs)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +203,21 @@ def test_an_optimizer_that_slices_of_a_weight_would_change_is_refused_by_trying_
         InputError, match="optimizer NormalisedSteps gives another result on slices of a weight than on"
     ):
         check(config_of("sgd", "NormalisedSteps"), ["needy"])
+
+
+def test_epsilon_without_its_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", hide_opacus(importlib.util.find_spec))
+    (problem,) = problems_of("model=mlp", "task=dp_sgd")
+    assert problem.startswith(
+        "task.delta=1e-05 needs the package 'opacus' to compute epsilon, which is not installed; `pip install"
+    )
+    assert problems_of("model=mlp", "task=dp_sgd", "task.delta=null") == []
+    (problem,) = problems_of("model=mlp", "task=dp_sgd", "task.delta=null", "parallel=zero1", TWO)
+    assert "needs a gradient for each example" in problem
+
+
+def hide_opacus(find: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda name, *package: None if name == "opacus" else find(name, *package)
 
 
 def test_every_need_has_a_description() -> None:
