@@ -350,6 +350,10 @@ COMMANDS = (
         ),
     ),
     Command(
+        "schema", "write JSON Schema of your YAML files, for your editor", "experiments.cli.listings:schema",
+        (argument("folder", nargs="?", default=".lathe/schema", metavar="DIR", help="for the files (.lathe/schema)"), CONFIG_DIR),
+    ),
+    Command(
         "data", "list data sets: whether their files are present, licence, source", "experiments.cli.listings:data",
         (CONFIG_DIR,),
     ),

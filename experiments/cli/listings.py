@@ -1,8 +1,9 @@
-"""`lathe options` and `lathe data`."""
+"""`lathe options`, `lathe schema` and `lathe data`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,11 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.config import options as option_files
+from experiments.config.reference.json_schema import group_schemas
 from experiments.config.reference.keys import KeyReference, find_keys, known_keys
 from experiments.config.source_map import shown_path
 from experiments.core import renamed
+from experiments.core.atomic import write_text
 from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
+from experiments.core.files.paths import user_path
 from experiments.core.secrets import resolve
 
 SCHEMA = "experiments.config.schema."
@@ -33,6 +37,27 @@ def options(args: argparse.Namespace) -> int:
         groups = {"sweeps": list_sweep_files(args.config_dir)}
     keys = [] if args.group is None or args.group.partition("=")[0] in groups else find_keys(args.group, groups)
     make_console().print(_reference_table(keys) if keys else _options_table(args.group, groups))
+    return 0
+
+
+def schema(args: argparse.Namespace) -> int:
+    """Write JSON Schema for the files of every group, and print how an editor finds it.
+
+    Raises:
+        InputError: a file cannot be written, or an option's file cannot be read.
+    """
+    folder = user_path(args.folder)
+    schemas = group_schemas(_groups(args))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in schemas.items():
+            write_text(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    except OSError as err:
+        raise InputError(
+            [f"{args.folder}: the schemas cannot be written ({err.strerror}); name another folder"]
+        ) from err
+    print(f"{len(schemas)} schemas in {folder}; the first line of a file for `model` in your configuration folder is")
+    print(f"# yaml-language-server: $schema={folder.resolve()}/model.json")
     return 0
 
 

@@ -40,7 +40,7 @@ def mismatch(value: Any, annotation: ast.expr | None, module: Module) -> str | N
     Annotations without plain values (a `Tensor`, a `Callable`) accept any component (`_target_`), and any value if the
     union has no other member.
     """
-    members = _members(annotation, module)
+    members = members_of(annotation, module)
     wants = [_wanted(member, value, module) for member in members]
     if value is UNKNOWN or None in wants or not members:
         return None
@@ -57,36 +57,36 @@ def wanted(annotation: ast.expr | None, module: Module) -> str | None:
 
 def example(annotation: ast.expr | None, module: Module) -> str:
     """The text of a valid value; "..." if none is known."""
-    for member in _members(annotation, module):
-        name, items = _name(member), _items(member) if isinstance(member, ast.Subscript) else []
+    for member in members_of(annotation, module):
+        name, items = name_of(member), items_of(member) if isinstance(member, ast.Subscript) else []
         if name in EXAMPLES:
             return EXAMPLES[name]
         if name == "Literal":
             return str(ast.literal_eval(items[0]))
         if name in LISTS | {"tuple", "Tuple"} and items:
-            items = items[:1] if name in LISTS or _is_endless(items) else items
+            items = items[:1] if name in LISTS or is_endless(items) else items
             return f"[{', '.join(example(item, module) for item in items)}]"
         if name in MAPS:
             return "{key: value}"
-    return "null" if "None" in map(_name, _members(annotation, module)) else "..."
+    return "null" if "None" in map(name_of, members_of(annotation, module)) else "..."
 
 
 def inner_of_map(annotation: ast.expr | None, module: Module) -> ast.expr | None:
     """The annotation of a map's values."""
-    for member in _members(annotation, module):
-        if _name(member) in MAPS and isinstance(member, ast.Subscript) and len(_items(member)) == 2:
-            return _items(member)[1]
+    for member in members_of(annotation, module):
+        if name_of(member) in MAPS and isinstance(member, ast.Subscript) and len(items_of(member)) == 2:
+            return items_of(member)[1]
     return None
 
 
 def canonical(value: Any, annotation: ast.expr | None, module: Module) -> Any:
     """The canonical form of a value: an int becomes a float if the type is float, so that equal trials have one id."""
-    for member in _members(annotation, module):
-        items = _items(member) if isinstance(member, ast.Subscript) else []
-        if isinstance(value, list) and _name(member) in LISTS | {"tuple", "Tuple"} and items:
-            spread = items if len(items) == len(value) and not _is_endless(items) else items[:1] * len(value)
+    for member in members_of(annotation, module):
+        items = items_of(member) if isinstance(member, ast.Subscript) else []
+        if isinstance(value, list) and name_of(member) in LISTS | {"tuple", "Tuple"} and items:
+            spread = items if len(items) == len(value) and not is_endless(items) else items[:1] * len(value)
             return [canonical(item, inner, module) for item, inner in zip(value, spread, strict=True)]
-    names = {_name(member) for member in _members(annotation, module)}
+    names = {name_of(member) for member in members_of(annotation, module)}
     is_float = "float" in names and "int" not in names
     return float(value) if type(value) is int and is_float and abs(value) <= MAX_INT else value
 
@@ -137,10 +137,10 @@ def item_class(annotation: ast.expr | None, module: Module) -> ast.expr | None:
 def choices(annotation: ast.expr | None, module: Module) -> list[str]:
     """The values of a `Literal` annotation, for completion and help."""
     options: list[str] = []
-    for member in _members(annotation, module):
-        if _name(member) == "Literal" and isinstance(member, ast.Subscript):
-            options += [str(ast.literal_eval(item)) for item in _items(member)]
-        elif _name(member) == "bool":
+    for member in members_of(annotation, module):
+        if name_of(member) == "Literal" and isinstance(member, ast.Subscript):
+            options += [str(ast.literal_eval(item)) for item in items_of(member)]
+        elif name_of(member) == "bool":
             options += ["true", "false"]
     return options
 
@@ -150,21 +150,21 @@ def kind(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"the number {value}"
 
 
-def _members(annotation: ast.expr | None, module: Module, depth: int = 8) -> list[ast.expr]:
+def members_of(annotation: ast.expr | None, module: Module, depth: int = 8) -> list[ast.expr]:
     """The members of a union, with aliases resolved."""
     if annotation is None or depth == 0:
         return []
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        return _members(ast.parse(annotation.value, mode="eval").body, module, depth - 1)
+        return members_of(ast.parse(annotation.value, mode="eval").body, module, depth - 1)
     if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
-        return _members(annotation.left, module, depth - 1) + _members(annotation.right, module, depth - 1)
-    if isinstance(annotation, ast.Subscript) and _name(annotation) in ("Optional", "Union"):
-        members = [m for item in _items(annotation) for m in _members(item, module, depth - 1)]
-        return [*members, ast.Constant(None)] if _name(annotation) == "Optional" else members
-    if isinstance(annotation, ast.Subscript) and _name(annotation) in ("Annotated", "Final"):
-        return _members(_items(annotation)[0], module, depth - 1)
+        return members_of(annotation.left, module, depth - 1) + members_of(annotation.right, module, depth - 1)
+    if isinstance(annotation, ast.Subscript) and name_of(annotation) in ("Optional", "Union"):
+        members = [m for item in items_of(annotation) for m in members_of(item, module, depth - 1)]
+        return [*members, ast.Constant(None)] if name_of(annotation) == "Optional" else members
+    if isinstance(annotation, ast.Subscript) and name_of(annotation) in ("Annotated", "Final"):
+        return members_of(items_of(annotation)[0], module, depth - 1)
     if isinstance(annotation, ast.Name) and annotation.id in module.aliases:
-        return _members(module.aliases[annotation.id], module, depth - 1)
+        return members_of(module.aliases[annotation.id], module, depth - 1)
     # Not torch's aliases: the parameters of an optimizer come from Python code.
     if isinstance(annotation, ast.Name) and not module.imports.get(annotation.id, "torch.").startswith("torch."):
         return _imported_members(annotation, module, depth)
@@ -178,16 +178,16 @@ def _imported_members(annotation: ast.Name, module: Module, depth: int) -> list[
         definition = parse(home)
     except SourceError:  # a package without source: the type has no plain values
         return [annotation]
-    return _members(definition.aliases[name], definition, depth - 1) if name in definition.aliases else [annotation]
+    return members_of(definition.aliases[name], definition, depth - 1) if name in definition.aliases else [annotation]
 
 
 def _wanted(member: ast.expr, value: Any, module: Module) -> str | None:
     """None if the value matches, "" if the member has no plain values, else its type as text."""
-    name = _name(member)
+    name = name_of(member)
     if name in SCALARS:
         return None if _is_scalar(name, value) else SCALARS[name]
     if name == "Literal" and isinstance(member, ast.Subscript):
-        allowed = [ast.literal_eval(item) for item in _items(member)]
+        allowed = [ast.literal_eval(item) for item in items_of(member)]
         return None if value in allowed and type(value) in map(type, allowed) else "one of " + _listed(allowed)
     if name in LISTS:
         return _wanted_list(member, value, module)
@@ -210,17 +210,17 @@ def _is_scalar(name: str, value: Any) -> bool:
 
 
 def _wanted_list(member: ast.expr, value: Any, module: Module) -> str | None:
-    items = _items(member) if isinstance(member, ast.Subscript) else []
+    items = items_of(member) if isinstance(member, ast.Subscript) else []
     inner = items[0] if items else None
     if isinstance(value, list) and all(mismatch(item, inner, module) is None for item in value):
         return None
-    several = SEVERAL.get(_name(inner), "") if inner is not None else ""
+    several = SEVERAL.get(name_of(inner), "") if inner is not None else ""
     return f"a list of {several}" if several else "a list"
 
 
 def _wanted_tuple(member: ast.expr, value: Any, module: Module) -> str | None:
-    items = _items(member) if isinstance(member, ast.Subscript) else []
-    if not items or _is_endless(items):
+    items = items_of(member) if isinstance(member, ast.Subscript) else []
+    if not items or is_endless(items):
         return _wanted_list(ast.Subscript(ast.Name("list"), items[0]) if items else member, value, module)
     fits = isinstance(value, list) and len(value) == len(items)
     if fits and all(mismatch(v, inner, module) is None for v, inner in zip(value, items, strict=True)):
@@ -236,14 +236,15 @@ def _wanted_map(member: ast.expr, value: Any, module: Module) -> str | None:
     return f"a map to {wants[0]}" if wants else None
 
 
-def _is_endless(items: list[ast.expr]) -> bool:
+def is_endless(items: list[ast.expr]) -> bool:
     """True for the `...` of `tuple[int, ...]`."""
-    return isinstance(items[-1], ast.Constant) and items[-1].value is ...
+    return bool(items) and isinstance(items[-1], ast.Constant) and items[-1].value is ...
 
 
-def _name(node: ast.expr) -> str:
+def name_of(node: ast.expr) -> str:
+    """The name of a type, without its items: ``list`` of ``list[int]``."""
     if isinstance(node, ast.Subscript):
-        return _name(node.value)
+        return name_of(node.value)
     if isinstance(node, ast.Attribute):
         return node.attr
     if isinstance(node, ast.Constant) and node.value is None:
@@ -251,7 +252,10 @@ def _name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _items(node: ast.Subscript) -> list[ast.expr]:
+def items_of(node: ast.expr) -> list[ast.expr]:
+    """The types in the brackets of a type."""
+    if not isinstance(node, ast.Subscript):
+        return []
     return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
 
 

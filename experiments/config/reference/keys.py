@@ -82,7 +82,7 @@ def component_keys(group: str, options: Mapping[str, Mapping[str, Any]]) -> Iter
     """
     by_class: dict[str, dict[str, Mapping[str, Any]]] = {}
     for option, node_or_map in options.items():
-        for path, node in _components(group, node_or_map):
+        for path, node in find_components(group, node_or_map):
             by_class.setdefault(f"{path}:{node['_target_']}", {})[option] = node
     for place, nodes in by_class.items():
         path, _, target = place.partition(":")
@@ -102,7 +102,7 @@ def component_keys(group: str, options: Mapping[str, Mapping[str, Any]]) -> Iter
             yield KeyReference(f"{path}.{name}", kind, meanings.get(name, ""), target, values)
 
 
-def _components(group: str, option: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def find_components(group: str, option: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The components of an option with their keys: those of groups that take several have a name in between."""
     if isinstance(option.get("_target_"), str):
         yield group, option
