@@ -203,8 +203,8 @@ def count_examples(batch: Tree) -> int:
         ValueError: it has no tensor.
     """
     first = batch
-    while isinstance(first, tuple) and first:  # the common case, without a walk over the tree
-        first = first[0]
+    while isinstance(first, tuple | dict) and first:  # the common cases, without a walk over the tree
+        first = first[0] if isinstance(first, tuple) else next(iter(first.values()))
     if not isinstance(first, Tensor):
         first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)), None)
     if first is None:

@@ -39,6 +39,10 @@ class Phase:
     """The phase runs in each step that this number divides, and in step 0."""
 
 
+_GENERATOR = torch.Generator()
+"""Seeded before each use; a new one for each draw takes longer than a small draw (12 us, 2026-11-30)."""
+
+
 @dataclass
 class StepContext:
     """What a loss may know about the step, and random numbers that do not depend on the layout."""
@@ -84,9 +88,11 @@ class StepContext:
         return torch.Generator().manual_seed(self.seed + self.num_draws - 1)
 
     def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device | str) -> Tensor:
-        generator = self.make_generator()
-        whole = draw(max(self.num_rows, shape[0]), *shape[1:], generator=generator)
-        own = whole[self.first_row : self.first_row + shape[0]]
+        generator = _GENERATOR.manual_seed(self.seed + self.num_draws)
+        self.num_draws += 1
+        own = draw(max(self.num_rows, shape[0]), *shape[1:], generator=generator)
+        if len(own) > shape[0]:
+            own = own[self.first_row : self.first_row + shape[0]]
         if torch.device(device).type != "cuda":
             return own.to(device)
         return own.pin_memory().to(device, non_blocking=True)  # else the copy would wait for the steps before

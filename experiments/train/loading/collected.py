@@ -35,4 +35,4 @@ def collect_batches(
             torch.cuda.manual_seed(global_seed)
         with torch.no_grad():
             batch = collector.collect(model, step, batch_size, generator)
-        yield slice_rows(batch, rows)
+        yield batch if count == 1 else slice_rows(batch, rows)
