@@ -27,6 +27,7 @@ from modules.parallel.single import Single
 from modules.parallel.topology import Topology
 from modules.schedule.cosine import Cosine
 from tests.support.ranks import run_on_ranks
+from tests.support.variants import IS_LONG
 
 BATCH_SIZE, NUM_CLASSES, NUM_WORDS, NUM_STEPS = 8, 6, 12, 10
 IMAGE_SHAPES: dict[str, tuple[int, ...]] = {
@@ -180,12 +181,18 @@ def train_each(rank: Rank, mode: Mode, tasks: list[Task]) -> list[TrainingResult
 MODELS = ("mlp", "lenet", "alexnet", "deep_lstm", "gpt", "gpt_tied", PADDED)
 
 
+FEW_MODELS = ("mlp", "gpt", "gpt_tied")
+COMBINED_MODES = ("zero3_offload", "three_d")
+"""The slowest. What each model needs of them, other modes test: zero3, and every two of the axes."""
+
+
 @functools.cache
 def train_all_models(mode: str) -> dict[str, TrainingResult]:
-    """Train every model and return the results of the first rank; cached."""
-    tasks = [Task(model) for model in MODELS]
+    """Train every model, or a few in a combined mode, and return the results of the first rank; cached."""
+    models = FEW_MODELS if mode in COMBINED_MODES and not IS_LONG else MODELS
+    tasks = [Task(model) for model in models]
     results = run_on_ranks(MODES[mode].topology.world, train_each, MODES[mode], tasks)
-    return dict(zip(MODELS, results[0], strict=True))
+    return dict(zip(models, results[0], strict=True))
 
 
 def train(rank: Rank, mode: Mode, task: Task) -> TrainingResult:

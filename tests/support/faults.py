@@ -256,8 +256,14 @@ def rename_trial(scene: Scene) -> bool:
 
 def rename_sweep(scene: Scene) -> bool:
     """Rename the folder of the sweep for a moment, as when a file server restarts."""
-    _move_away(scene, scene.sweep.folder).rename(scene.sweep.folder)
-    return True
+    away = _move_away(scene, scene.sweep.folder)
+    while True:
+        try:
+            away.rename(scene.sweep.folder)
+        except OSError:  # a trial that began at that moment has made the folder anew, for its journal
+            shutil.rmtree(scene.sweep.folder, ignore_errors=True)
+        else:
+            return True
 
 
 def _move_away(scene: Scene, folder: Path) -> Path:

@@ -28,6 +28,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+from experiments.tracking import mlflow_client
 from launchers.base import START
 from tests.support.waiting import wait_until
 
@@ -42,7 +43,7 @@ PRELOAD = (
     "lathe",  # first, because it pins the names of the others
     "torch._dynamo", "experiments.train.attempt", "experiments.plan.estimate", "experiments.cli.plan", "experiments.cli.run",
     "experiments.cli.sweep", "experiments.config.compose", "experiments.launch.run_trial", "experiments.launch.async_supervisor",
-    "experiments.tracking.run_sync", "experiments.tracking.sweep_sync", "mlflow.store.tracking.sqlalchemy_store",
+    "experiments.tracking.run_sync", "experiments.tracking.sweep_sync",
 )  # fmt: skip
 
 
@@ -262,9 +263,10 @@ class _ForkServer:
 
 def main() -> None:
     address, session = sys.argv[1:]
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     for name in PRELOAD:
         importlib.import_module(name)
+    mlflow_client.get_store_errors()  # imports MLflow as quietly as Lathe does
+    importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
     assert threading.active_count() == 1, threading.enumerate()  # a fork would lose the others
     Preloaded.address = address
     gc.collect()

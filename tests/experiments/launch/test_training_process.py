@@ -21,6 +21,7 @@ from experiments.run.lock import lock_run
 from experiments.trial.trial import Trial, freeze
 from launchers.base import DONE, FAILED, JOURNAL_LOST, WRONG_INPUT
 from modules.parallel.base import Rank
+from tests.support.preloaded import Preloaded
 from tests.support.variants import only_long
 from tests.support.waiting import PATIENCE_S
 
@@ -46,8 +47,11 @@ def assignment(trial: Trial, attempt: int = 1) -> str:
     return json.dumps({"folder": str(trial.folder), "attempt": attempt, "trust": [], "rank": rank}) + "\n"
 
 
-def started(tmp_path: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def started(tmp_path: Path, server: Path | None = None) -> subprocess.Popen[str]:
+    """Start the process; with a server it is a fork, which has done its imports."""
+    if server is not None:
+        Preloaded.address = str(server)
+    return (subprocess.Popen if server is None else Preloaded)(
         COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
     )
 
@@ -105,16 +109,16 @@ def test_a_signal_during_the_start_stops_the_training_before_the_first_step(tmp_
 
 
 @pytest.mark.slow
-def test_the_end_of_the_launcher_stops_the_training(tmp_path: Path) -> None:
-    trial, process = prepared(tmp_path, "max_steps=1000000"), started(tmp_path)
+def test_the_end_of_the_launcher_stops_the_training(tmp_path: Path, preloaded: Path) -> None:
+    trial, process = prepared(tmp_path, "max_steps=1000000"), started(tmp_path, preloaded)
     process.communicate(assignment(trial), timeout=PATIENCE_S)  # writes the line and closes the input
     assert process.returncode == FAILED
     assert states(trial)[-1]["state"] == "interrupted"
     assert "the launching process has ended" in str(states(trial)[-1]["reason"])
 
 
-def test_a_process_does_nothing_if_a_newer_attempt_exists(tmp_path: Path) -> None:
-    trial, process = prepared(tmp_path), started(tmp_path)
+def test_a_process_does_nothing_if_a_newer_attempt_exists(tmp_path: Path, preloaded: Path) -> None:
+    trial, process = prepared(tmp_path), started(tmp_path, preloaded)
     (trial.folder / "attempts" / "2").mkdir()
     process.communicate(assignment(trial), timeout=PATIENCE_S)
     assert process.returncode == FAILED
@@ -131,11 +135,11 @@ def test_a_process_does_nothing_if_a_newer_attempt_exists(tmp_path: Path) -> Non
     ],
 )
 def test_the_journal_holds_the_error_as_one_line(
-    tmp_path: Path, change: dict[str, Any], code: int, reason: str
+    tmp_path: Path, preloaded: Path, change: dict[str, Any], code: int, reason: str
 ) -> None:
     trial = prepared(tmp_path)
     (trial.folder / "trial.yaml").write_text(yaml.safe_dump({**trial.config, **change}))
-    process = started(tmp_path)
+    process = started(tmp_path, preloaded)
     out, _ = process.communicate(assignment(trial), timeout=PATIENCE_S)
     assert (process.returncode, out) == (code, "")
     assert states(trial)[-1]["state"] == "failed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,19 @@ def composed(*overrides: str) -> Experiment:
     return compose([*overrides, "parallel=auto"])
 
 
+@cache
 def chosen(*overrides: str) -> SearchResult:
     return compare(composed(*overrides))
+
+
+@cache
+def planned(*overrides: str) -> tuple[dict[str, Any], Plan]:
+    """Compose and plan as a command does, without the check of data files."""
+    config = compose([*overrides]).config
+    data = config["data"]
+    plan = make_plan({**config, "data": {name: value for name, value in data.items() if name != "files"}})
+    check_fit(config, plan)
+    return config, plan
 
 
 def auto(**named: int) -> Auto:
@@ -84,8 +96,7 @@ def test_exactly_the_valid_layouts_are_compared(model: str) -> None:
     overrides = [f"model={model}", *(TEXT if model == "gpt_nano" else ()), "hardware=cpu_4", "batch_size_global=24"]
     choice = chosen(*overrides)
     for candidate in choice.ranked:
-        alone = compose([*overrides, *candidate.overrides]).config
-        assert make_layout(alone, _plan(alone)) == candidate.layout
+        assert make_layout(*planned(*overrides, *candidate.overrides)) == candidate.layout
     layouts = {(each.layout.engine, each.layout.stage, each.layout.topology) for each in choice.ranked}
     assert len(layouts) == len(choice.ranked)
     assert layouts == set(_legal(overrides))
@@ -105,20 +116,11 @@ def _legal(overrides: list[str]) -> list[tuple[str, int, Topology]]:
     layouts: list[tuple[str, int, Topology]] = []
     for layout_overrides in override_lists:
         try:
-            config = compose([*overrides, *layout_overrides]).config
-            layout = make_layout(config, _plan(config))
+            layout = make_layout(*planned(*overrides, *layout_overrides))
         except InputError:
             continue
         layouts.append((layout.engine, layout.stage, layout.topology))
     return layouts
-
-
-def _plan(config: dict[str, Any]) -> Plan:
-    """Plan as a command does, without the check of data files."""
-    data = config["data"]
-    plan = make_plan({**config, "data": {name: value for name, value in data.items() if name != "files"}})
-    check_fit(config, plan)
-    return plan
 
 
 PAIRS = [
@@ -168,8 +170,7 @@ def test_the_expected_layout_is_chosen(overrides: tuple[str, ...], best: str) ->
 def test_the_compared_memory_is_that_of_the_plan() -> None:
     overrides = ["model=gpt_nano", *TEXT, "hardware=cpu_4", "batch_size_global=24"]
     for candidate in chosen(*overrides).ranked:
-        config = compose([*overrides, *candidate.overrides]).config
-        counted = estimate(config, _plan(config))
+        counted = estimate(*planned(*overrides, *candidate.overrides))
         assert candidate.memory_bytes == pytest.approx(counted.total_bytes, rel=1e-3)
         if counted.cost is not None:
             assert candidate.cost.total_s == pytest.approx(counted.cost.total_s, rel=1e-3)

@@ -26,7 +26,7 @@ from tests.support.workers import make_sweep, read_entries, start_worker
 SEED = int(os.environ.get("LATHE_CHAOS_SEED", "20161"))
 NUM_EACH = 100 if IS_LONG else 1
 """How often each kind of fault happens at least; sweeps run until then."""
-NUM_CURVES, NUM_COPIES = 10, 20 if IS_LONG else 12
+NUM_CURVES, NUM_COPIES = 10, 20 if IS_LONG else 5
 """A sweep has so many learning rates, each with so many values of a key that changes no curve."""
 MAX_S = 500
 """How long one sweep may take."""

@@ -399,7 +399,7 @@ MIXED = ("a.x=int(interval(-20,20))", "a.y=range(-5,5,0.3)", "sweep.mode=min")
         ("tpe", FLAT, None, 1, 25),
         ("tpe", (*MIXED, "a.z=1,[2],x"), "asha", 2, 25),
         ("cmaes", FLAT, None, 1, 40),
-        ("cmaes", MIXED, "median", 1, 40),
+        ("cmaes", MIXED, "median", 1, 25),
         ("cmaes", (*FLAT, "a.z=interval(0,1)"), "asha", 2, 40),
         ("gp", FLAT, None, 1, 14),
         ("gp", MIXED, "hyperband", 2, 14),

@@ -21,6 +21,7 @@ from experiments.tracking import follow_run
 from experiments.tracking.mlflow_client import make_store_error
 from experiments.tracking.run_sync import RunSync
 from experiments.trial.trial import Trial
+from tests.support.preloaded import Preloaded, make_command
 from tests.support.stores import (
     DEAD_PID,
     free_port,
@@ -38,10 +39,22 @@ from tests.support.stores import (
 from tests.support.waiting import PATIENCE_S, wait_until
 
 
-def follower(trial: Trial, *args: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "experiments.tracking.follow_run", str(trial.folder), "--attempt", "1", *args]
+def follower(trial: Trial, *args: str, server: Path | None = None) -> subprocess.Popen[str]:
+    """Start a follower; with a server it is a fork, which has imported MLflow."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "experiments.tracking.follow_run",
+        str(trial.folder),
+        "--attempt",
+        "1",
+        *args,
+    ]
     pipe = subprocess.PIPE  # as a launcher holds it: its end tells that the launcher has left
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    if server is not None:
+        Preloaded.address = str(server)
+    return (subprocess.Popen if server is None else Preloaded)(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.slow
@@ -65,12 +78,12 @@ def test_follower_uploads_points_while_the_run_trains(runs_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_server_that_dies_under_a_follower_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_server_that_dies_under_a_follower_loses_and_doubles_nothing(tmp_path: Path, preloaded: Path) -> None:
     port = free_port()
     database = tmp_path / "served.db"
     trial = make_run(tmp_path, store=f"http://127.0.0.1:{port}")
     with mlflow_server(database, port), start_attempt(trial) as journal:
-        process = follower(trial)
+        process = follower(trial, server=preloaded)
         log_steps(journal, range(50))
         wait_until(lambda: sql(database, "select count(*) from metrics") == [(100,)])
         for step in range(50, 100):  # the kill falls between two of these uploads or into one
@@ -94,12 +107,12 @@ def test_server_that_dies_under_a_follower_loses_and_doubles_nothing(tmp_path: P
 
 
 @pytest.mark.slow
-def test_follower_gives_up_after_its_grace_period_with_one_line(tmp_path: Path) -> None:
+def test_follower_gives_up_after_its_grace_period_with_one_line(tmp_path: Path, preloaded: Path) -> None:
     trial = make_run(tmp_path, store=f"http://127.0.0.1:{free_port()}")
     with start_attempt(trial) as journal:
         log_steps(journal, range(3))
     write_outcome(trial)
-    process = follower(trial, "--grace-s", "2")
+    process = follower(trial, "--grace-s", "2", server=preloaded)
     out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert err.count("\n") == 1
@@ -169,10 +182,10 @@ def test_follower_ends_when_launcher_and_job_are_gone(runs_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_run_whose_server_dies_finishes_and_is_synced_later(tmp_path: Path) -> None:
+def test_run_whose_server_dies_finishes_and_is_synced_later(tmp_path: Path, preloaded: Path) -> None:
     port, database = free_port(), tmp_path / "served.db"
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "LATHE_RUNS": str(tmp_path / "runs")}
-    lathe = [sys.executable, "-P", "-m", "experiments.cli"]
+    lathe = make_command(preloaded)
     overrides = ["model=mlp", "max_steps=3000", "log_every_steps=5", "eval_every_steps=500", "tracking=server"]
     with mlflow_server(database, port):
         run = subprocess.Popen([*lathe, "run", *overrides], env=environment, stdout=subprocess.PIPE, text=True)

@@ -19,6 +19,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from experiments.sweep.sweep import Sweep
 from experiments.tracking import follow_sweep, mlflow_client
 from tests.support import ledgers
+from tests.support.preloaded import Preloaded
 from tests.support.recorded_sweeps import (
     make_space,
     make_swept,
@@ -37,8 +38,10 @@ FIRST, SECOND = ledgers.ids(2)
 
 
 @pytest.fixture
-def followers() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The followers of a test, which end with it."""
+def followers(preloaded: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The followers of a test, which end with it. They are forks, because the import of MLflow takes 4 s of a core."""
+    monkeypatch.setattr(Preloaded, "address", str(preloaded), raising=False)
+    monkeypatch.setattr(subprocess, "Popen", Preloaded)
     processes: list[subprocess.Popen[bytes]] = []
     yield processes
     for process in processes:

@@ -24,6 +24,7 @@ from experiments.core.errors import InputError
 from experiments.run.state import is_process_alive
 from experiments.tracking.store_uri import StoreError, make_absolute
 from experiments.tracking.ui import _make_absolute, runs_page, serve
+from tests.support.preloaded import make_command
 from tests.support.waiting import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
@@ -44,21 +45,21 @@ FLAGS = [
 ]
 
 
-def trained(runs_dir: Path, lr: float) -> None:
+def trained(server: Path, runs_dir: Path, lr: float) -> None:
     """Train softmax regression on the digits for 60 steps, from the command line into the store of ``runs_dir``."""
     overrides = ["model=softmax", "optimizer=sgd", f"optimizer.lr={lr}", f"name='softmax lr={lr}'"]
     length = ["max_steps=60", "eval_every_steps=10", "log_every_steps=2", f"runs_dir={runs_dir}"]
     subprocess.run(
-        [sys.executable, "-P", "-m", "experiments.cli", "run", *overrides, *length],
+        [*make_command(server), "run", *overrides, *length],
         check=True, timeout=PATIENCE_S, capture_output=True,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_run(tmp_path_factory: pytest.TempPathFactory, preloaded: Path) -> Path:
     """A folder of runs with one run, lr=0.3, in its store."""
     runs_dir = tmp_path_factory.mktemp("one_run")
-    trained(runs_dir, 0.3)
+    trained(preloaded, runs_dir, 0.3)
     return runs_dir
 
 
@@ -135,11 +136,11 @@ def answer(address: str, host: str | None = None) -> int:
 
 
 @pytest.mark.slow
-def test_two_runs_are_compared_in_the_browser(one_run: Path, tmp_path: Path) -> None:
+def test_two_runs_are_compared_in_the_browser(one_run: Path, tmp_path: Path, preloaded: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    trained(one_run, 0.03)
+    trained(preloaded, one_run, 0.03)
     with served(one_run) as (_, address), browser(tmp_path / "profile") as driver:
 
         def text() -> str:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.experiments.tracking.test_ui import browser, close_assistant, origin, served
 from tests.experiments.tracking.test_ui_sweep import keep, shows, waiter
+from tests.support.preloaded import make_command
 from tests.support.waiting import PATIENCE_S
 
 KIND = "?workflowType=machine_learning"
 
 
 @pytest.mark.slow
-def test_model_and_its_version_show_inputs_and_outputs(runs_dir: Path, tmp_path: Path) -> None:
+def test_model_and_its_version_show_inputs_and_outputs(runs_dir: Path, tmp_path: Path, preloaded: Path) -> None:
     from selenium.webdriver.common.by import By
 
     own = ["name=digits_lenet", "tracking.register_as=digits-lenet", f"runs_dir={runs_dir}"]
-    command = [sys.executable, "-P", "-m", "experiments.cli", "run", "model=lenet", "max_steps=20", *own]
+    command = [*make_command(preloaded), "run", "model=lenet", "max_steps=20", *own]
     subprocess.run(command, check=True, timeout=PATIENCE_S, capture_output=True)
     with served(runs_dir) as (_, address), browser(tmp_path / "profile") as driver:
         wait = waiter(driver)

@@ -9,7 +9,18 @@ import pytest
 from torch.optim import SGD
 
 from modules.parallel.topology import Topology
-from tests.support.engines import MODELS, MODES, Mode, Task, TrainingResult, train, train_all_models, train_each
+from tests.support.engines import (
+    COMBINED_MODES,
+    FEW_MODELS,
+    MODELS,
+    MODES,
+    Mode,
+    Task,
+    TrainingResult,
+    train,
+    train_all_models,
+    train_each,
+)
 from tests.support.ranks import run_alone, run_on_ranks
 from tests.support.variants import only_long
 
@@ -34,8 +45,14 @@ def assert_alike(result: TrainingResult, expected: TrainingResult, *, losses: fl
         np.testing.assert_allclose(result.weights[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("mode", MATRIX)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "mode"),
+    [
+        pytest.param(model, mode, marks=only_long if mode in COMBINED_MODES and model not in FEW_MODELS else ())
+        for model in MODELS
+        for mode in MATRIX
+    ],
+)
 def test_every_mode_gives_the_losses_of_one_process(model: str, mode: str) -> None:
     assert_alike(train_all_models(mode)[model], train_all_models("single")[model])
 

@@ -36,6 +36,7 @@ from experiments.train.data_loading import DataShard, EvaluationLoader
 from experiments.train.trainer import _make_engine_config
 from experiments.trial.trial import Trial, to_yaml
 from modules.parallel.base import Rank
+from tests.support.preloaded import make_command
 from tests.support.stores import DEAD_PID, free_port, mlflow_server, rewrite_states, sql
 from tests.support.waiting import PATIENCE_S, wait_until
 
@@ -66,20 +67,20 @@ sync_run(Trial(Path(sys.argv[1])))
 """
 
 
-def cli(*args: str, cwd: Path) -> str:
-    command = [sys.executable, "-P", "-m", "experiments.cli", *args]
+def cli(server: Path, *args: str, cwd: Path) -> str:
+    command = [*make_command(server), *args]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Trial:
+def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, preloaded: Path) -> Trial:
     """A run of 20 steps whose model is in its store and registered."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "runs").mkdir()
     shutil.copy(empty_store, folder / "runs" / "mlflow.db")
-    cli("run", *RUN, f"runs_dir={folder / 'runs'}", "tracking.register_as=digits-lenet", cwd=folder)
+    cli(preloaded, "run", *RUN, f"runs_dir={folder / 'runs'}", "tracking.register_as=digits-lenet", cwd=folder)
     return Trial(next((folder / "runs" / "single").glob("*/")))
 
 
@@ -404,12 +405,12 @@ def test_two_models_with_different_code_work_in_one_process_with_lathe(exported:
 
 
 @pytest.mark.slow
-def test_only_the_best_model_of_a_sweep_is_logged_to_a_server(tmp_path: Path) -> None:
+def test_only_the_best_model_of_a_sweep_is_logged_to_a_server(tmp_path: Path, preloaded: Path) -> None:
     port, database = free_port(), tmp_path / "served.db"
     swept = ["optimizer.lr=0.001,0.1", "model=softmax", "max_steps=4", "eval_every_steps=4", "tracking=server"]
     own = [f"tracking.store=http://127.0.0.1:{port}", "tracking.register_as=best", f"runs_dir={tmp_path / 'runs'}"]
     with mlflow_server(database, port):
-        cli("run", "-m", *swept, *own, "tracking.sync=off", cwd=tmp_path)
+        cli(preloaded, "run", "-m", *swept, *own, "tracking.sync=off", cwd=tmp_path)
         first, again = sync_all(tmp_path / "runs"), sync_all(tmp_path / "runs")
     assert (first.runs, first.failures, first.warnings) == (2, (), ())
     assert again == (2, 0, (), ())
@@ -419,7 +420,9 @@ def test_only_the_best_model_of_a_sweep_is_logged_to_a_server(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_language_model_is_exported_with_its_tied_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_language_model_is_exported_with_its_tied_weights(
+    tmp_path: Path, preloaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = Path(os.environ.get("LATHE_DATA", "~/.cache/lathe/data")).expanduser()
     if not (data / "shakespeare").is_dir():
         pytest.skip(f"needs the text of data=shakespeare_char in {data}; `lathe data` says where it is from")
@@ -431,7 +434,7 @@ def test_a_language_model_is_exported_with_its_tied_weights(tmp_path: Path, caps
         "data.context_tokens=16",
         "data.num_train=null",
     ]
-    cli("run", *text, *small, f"runs_dir={tmp_path / 'runs'}", "tracking=off", cwd=tmp_path)
+    cli(preloaded, "run", *text, *small, f"runs_dir={tmp_path / 'runs'}", "tracking=off", cwd=tmp_path)
     trial = Trial(next((tmp_path / "runs" / "single").glob("*/")))
     assert main(["export", trial.id, "-o", str(tmp_path / "model"), "--runs-dir", str(tmp_path / "runs")]) == 0
     assert "takes int64 [batch, time], gives float32 [batch, time, 65]" in capsys.readouterr().out

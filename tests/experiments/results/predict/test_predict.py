@@ -22,6 +22,7 @@ from experiments.components.instantiate import instantiate
 from experiments.trial.trial import Trial, to_yaml
 from modules.evaluator.base import Prediction
 from tests.support.batches import fetch
+from tests.support.preloaded import make_command
 from tests.support.waiting import PATIENCE_S
 
 TEXT = "to be or not to be\nthat is the question\n" * 5
@@ -29,17 +30,8 @@ SIZES = {"vocab_size": 16, "context_tokens": 5, "num_train_tokens": None, "num_t
 pytestmark = pytest.mark.slow
 
 
-def train(folder: Path, *args: str) -> Trial:
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "experiments.cli",
-        "run",
-        *args,
-        "tracking=off",
-        f"runs_dir={folder / 'runs'}",
-    ]
+def train(server: Path, folder: Path, *args: str) -> Trial:
+    command = [*make_command(server), "run", *args, "tracking=off", f"runs_dir={folder / 'runs'}"]
     done = subprocess.run(
         command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
@@ -48,13 +40,13 @@ def train(folder: Path, *args: str) -> Trial:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+def digits(tmp_path_factory: pytest.TempPathFactory, preloaded: Path) -> Trial:
     args = ("model=lenet", "max_steps=20", "eval_every_steps=10", "checkpoint.every_steps=10", "batch_size_eval=3")
-    return train(tmp_path_factory.mktemp("digits"), *args)
+    return train(preloaded, tmp_path_factory.mktemp("digits"), *args)
 
 
 @pytest.fixture(scope="module")
-def writer(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+def writer(tmp_path_factory: pytest.TempPathFactory, preloaded: Path) -> Trial:
     """A language model of a text of its own; it has more numbers than there are characters."""
     folder = tmp_path_factory.mktemp("writer")
     (folder / "conf" / "data").mkdir(parents=True)
@@ -79,7 +71,13 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Trial:
         "batch_size_global=6",
     )
     return train(
-        folder, "-cd", "conf", *parts, *(f"model.{size}" for size in sizes), "checkpoint.best_metric=val/loss_nats"
+        preloaded,
+        folder,
+        "-cd",
+        "conf",
+        *parts,
+        *(f"model.{size}" for size in sizes),
+        "checkpoint.best_metric=val/loss_nats",
     )
 
 
