@@ -7,7 +7,7 @@ import json
 import random
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import SupportsFloat
@@ -39,6 +39,25 @@ class _Part:
     """Digests of its tensors and numbers."""
 
 
+_NOTHING = _Part("", "", frozenset())
+
+
+def find_changes(
+    component: object, name: str, work: Callable[[], object], ignored: Collection[object] = ()
+) -> list[str]:
+    """The attributes of a component that some work changes, such as ``evaluator.history``, without those of ignored objects."""
+
+    def find() -> dict[str, _Part]:
+        walk = _Walk(set(), {_package(component)} - _LIBRARIES)
+        walk.visited |= set(map(id, ignored))
+        walk.owner(name, component)
+        return walk.parts
+
+    before = find()
+    work()
+    return [path for path, part in find().items() if path in before and part.content != before[path].content]
+
+
 def check_model(model: nn.Module) -> None:
     """Check before training that the state of every module consists of tensors, which is what a checkpoint holds.
 
@@ -62,7 +81,8 @@ class UnsavedState:
         self.components = components
         self.before: dict[str, _Part] | None = None
         self.num_steps = 0
-        self.was_saved = False
+        self.num_checks = 0
+        """Checks before a checkpoint: 1 after the first, 2 if an evaluation was before it."""
 
     def after_step(self, number: int) -> None:
         """Look at the components after the first step of this attempt, and compare after the second.
@@ -79,14 +99,17 @@ class UnsavedState:
         elif number == 2:
             self.check()
 
-    def before_save(self) -> None:
-        """Compare again before the first checkpoint: some state changes less often than every step.
+    def before_save(self, *, is_evaluated: bool = False) -> None:
+        """Compare again before the first checkpoint, and the first one after an evaluation: some state changes rarely.
+
+        Args:
+            is_evaluated: whether there was an evaluation.
 
         Raises:
             TrainingError: see `check`.
         """
-        if self.num_steps > 2 and not self.was_saved:
-            self.was_saved = True
+        if self.num_steps > 2 and self.num_checks < 1 + is_evaluated:
+            self.num_checks = 1 + is_evaluated
             self.check()
 
     def check(self) -> None:
@@ -100,7 +123,8 @@ class UnsavedState:
         changed = [
             part
             for path, part in self._find().items()
-            if path in self.before and part.content != self.before[path].content
+            if (path in self.before or path.startswith("callback."))
+            and part.content != self.before.get(path, _NOTHING).content
         ]
         in_callbacks = self._saved_by_callbacks()
         changed = [part for part in changed if not (part.path.startswith("callback.") and part.content <= in_callbacks)]
@@ -134,7 +158,9 @@ class UnsavedState:
         for name, component in (("objective", setup.objective), ("schedule", setup.schedule), ("task", task)):
             walk.owner(name, component)
         for name, callback in callbacks.items():
+            walk.is_complete = True
             walk.owner(f"callback.{name}", callback)
+        walk.is_complete = False
         for number, transform in enumerate(transforms):
             walk.owner(f"gradient[{number}]", transform)
         for update in getattr(engine, "updates", ()):  # a checkpoint holds the state of an optimizer, not its groups
@@ -148,6 +174,7 @@ class UnsavedState:
     def _saved_by_callbacks(self) -> frozenset[str]:
         """The digests of all that the callbacks save."""
         walk = _Walk(set(), set())
+        walk.is_complete = True
         for callback in self.components.callbacks.values():
             walk.attribute("", callback.state_dict(), 0, "")
             walk.parts[f"{len(walk.parts)}"] = walk.parts.pop("", _Part("", "", frozenset()))
@@ -183,6 +210,8 @@ class _Walk:
         """
         self.known, self.packages = known, packages
         self.visited, self.parts = set[int](), dict[str, _Part]()
+        self.is_complete = False
+        """Whether texts and None are state too; in other components than callbacks they are mostly settings and caches."""
 
     def owner(self, path: str, owner: object, depth: int = 0, *, is_model: bool = False) -> None:
         """Look at the attributes of one object."""
@@ -211,6 +240,9 @@ class _Walk:
     def _content(self, path: str, value: object, depth: int, fix: str) -> Iterator[str]:
         if isinstance(value, bool | int | float | np.number):
             yield _number(value)
+        elif value is None or isinstance(value, str | bytes):
+            if self.is_complete:
+                yield repr(value)
         elif isinstance(value, Tensor):
             if id(value) not in self.known:
                 yield _digest(value)

@@ -374,7 +374,7 @@ class Trainer:
         if best is None and self.checkpointer.last_saved == done:  # as the best
             return
         start = time.perf_counter()
-        self.unsaved.before_save()
+        self.unsaved.before_save(is_evaluated=bool(self.evaluated[1]))
         self.checkpointer.wait()
         self._report_warnings()
         metrics = self.evaluated[1] if self.evaluated[0] == done else {}

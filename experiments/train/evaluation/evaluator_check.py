@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.components.assemble import Components
 from experiments.components.model_signature import ModelInterface, infer_interface
+from experiments.components.unsaved_state import find_changes
 from experiments.trial.parameters import clean_key
-from modules.evaluator.base import MakesArtifacts, ModelEvaluator, renamed_methods
+from modules.data.base import Tree
+from modules.evaluator.base import AnyEvaluator, MakesArtifacts, ModelEvaluator, renamed_methods
 from modules.parallel.cost_model.compatibility import find_evaluator_incompatibilities
 from modules.parallel.cost_model.layout import ParallelLayout
-from modules.task.base import StepContext
+from modules.task.base import Evaluation, StepContext
 
 
 def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], ModelInterface | None]:
@@ -42,21 +44,42 @@ def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], 
         evaluation = task.evaluate(model.eval(), batch, StepContext(0, 1, is_training=False))
         if isinstance(evaluator, ModelEvaluator):
             evaluator.setup(components.data)
-            sums = _check_sums(evaluator, evaluator.update_with_model(model, batch))
-            metrics = as_numbers(evaluator, evaluator.compute_with_model(model, sums))
         elif evaluation.outputs is None:
             raise ValueError(
                 f"evaluator {type(evaluator).__name__} compares outputs with targets, and task {type(task).__name__} gives it "
                 "none; return them from the task's evaluate(), or use evaluator=none"
             )
-        else:
-            sums = _check_sums(evaluator, evaluator.update(evaluation.outputs, evaluation.targets))
-            metrics = as_numbers(evaluator, evaluator.compute(sums))
+        metrics = _measure(evaluator, model, batch, evaluation)
+        if not type(evaluator).__module__.startswith("modules."):  # those of Lathe keep nothing
+            known = (components.data, model, *model.modules())
+            _check_state(evaluator, known, lambda: _measure(evaluator, model, batch, evaluation))
         model.train()
     names = [*evaluation.metrics, *metrics]
     _check_names(evaluator, names)
     has_interface = evaluation.outputs is not None and isinstance(batch, tuple)
     return names, infer_interface(batch[0], evaluation.outputs) if has_interface else None
+
+
+def _measure(evaluator: AnyEvaluator, model: nn.Module, batch: Tree, evaluation: Evaluation) -> Mapping[str, float]:
+    if isinstance(evaluator, ModelEvaluator):
+        sums = _check_sums(evaluator, evaluator.update_with_model(model, batch))
+        return as_numbers(evaluator, evaluator.compute_with_model(model, sums))
+    sums = _check_sums(evaluator, evaluator.update(evaluation.outputs, evaluation.targets))
+    return as_numbers(evaluator, evaluator.compute(sums))
+
+
+def _check_state(evaluator: AnyEvaluator, known: Sequence[object], measure: Callable[[], object]) -> None:
+    """Refuse an evaluator that changes when it measures the same again, such as one that counts or keeps a history.
+
+    Raises:
+        ValueError: it has such a state.
+    """
+    if changed := find_changes(evaluator, "evaluator", measure, known):
+        raise ValueError(
+            f"evaluator {type(evaluator).__name__}: {', '.join(changed)} changes in each evaluation, but no checkpoint holds "
+            "it, so a resumed run would go on differently; keep it in a callback, or, if no metric depends on its earlier "
+            'values, name it in its class: `recomputed = ("cache",)`'
+        )
 
 
 def as_numbers(evaluator: object, metrics: Any) -> dict[str, float]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from experiments.components.assemble import Components
-from experiments.components.unsaved_state import UnsavedState, check_model
+from experiments.components.unsaved_state import UnsavedState, check_model, find_changes
 from experiments.core.errors import TrainingError
 from modules.callback.base import Callback
 from modules.parallel.base import TrainingSetup
@@ -199,6 +199,28 @@ LOST: dict[str, tuple[Callable[[Given], object], str]] = {
         _count("callback", "total", 0.5),
         r"callback\.own\.total: it is a float of a callback; return it from `state_dict`",
     ),
+    "tensor of a callback that is changed in place": (
+        _set("callback", "sums", lambda: torch.zeros(2), lambda each: each.add_(1)),
+        r"callback\.own\.sums: it is a Tensor of a callback",
+    ),
+    "object in a callback": (
+        _set(
+            "callback", "held", lambda: [Objective()], lambda each: setattr(each[0], "smoothing", each[0].smoothing + 1)
+        ),
+        r"callback\.own\.held",
+    ),
+    "text of a callback": (
+        lambda given: setattr(given.callback, "phase", f"phase {given.steps}"),
+        r"callback\.own\.phase: it is a str of a callback",
+    ),
+    "first value of a callback": (
+        lambda given: setattr(given.callback, "best", None if given.steps == 1 else 0.3),
+        r"callback\.own\.best",
+    ),
+    "attribute that a callback makes later": (
+        lambda given: setattr(given.callback, f"sum_{given.steps // 2}", torch.ones(3)),
+        r"callback\.own\.sum_1",
+    ),
     "number of a gradient transform": (
         _count("transform", "norm", 0.5),
         r"gradient\[0\]\.norm: it is a float of a gradient transform, which keeps no state",
@@ -260,6 +282,25 @@ def test_state_that_changes_rarely_is_found_before_the_first_checkpoint() -> Non
     Given().run(change, steps=3)
     with pytest.raises(TrainingError, match=r"objective\.epoch"):
         Given().run(change, steps=4)
+
+
+def test_state_that_only_an_evaluation_changes_is_found_before_the_checkpoint_after_it() -> None:
+    given = Given()
+    unsaved = UnsavedState(given.components)
+    for number in range(1, 5):
+        unsaved.after_step(number)
+    unsaved.before_save()
+    given.callback.total = 0.5  # of an evaluation
+    unsaved.before_save()
+    with pytest.raises(TrainingError, match=r"callback\.own\.total"):
+        unsaved.before_save(is_evaluated=True)
+
+
+def test_the_attributes_that_work_changes_are_named() -> None:
+    objective = Objective()
+    assert find_changes(objective, "objective", lambda: None) == []
+    changed = find_changes(objective, "objective", lambda: setattr(objective, "smoothing", 0.2))
+    assert changed == ["objective.smoothing"]
 
 
 def test_extra_state_of_a_module_is_refused_before_training() -> None:

@@ -55,6 +55,31 @@ def test_a_model_evaluator_gets_the_data_and_is_checked_like_any_other() -> None
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Remembering(WholeModel):
+    """Keeps what it has measured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: list[float] = []
+
+    def compute_with_model(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+        self.history.append(float(sums[0]))
+        return {"examples": max(self.history)}
+
+
+class Logging(Remembering):
+    recomputed = ("history",)
+
+
+def test_an_evaluator_whose_state_is_not_saved_is_refused() -> None:
+    components = _components()
+    components.evaluator = Remembering()
+    with pytest.raises(ValueError, match=r"Remembering: evaluator\.history changes in each evaluation, but no"):
+        dry_run(components, ParallelLayout("single"))
+    components.evaluator = Logging()
+    assert dry_run(components, ParallelLayout("single"))[0] == ["loss_nats", "examples"]
+
+
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
