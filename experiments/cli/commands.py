@@ -111,6 +111,11 @@ COMMANDS = (
         OVERRIDES_HELP,
     ),
     Command(
+        "check", "plan every experiment and sweep of your configuration folders", "experiments.cli.check:check_all",
+        (OVERRIDES, CONFIG_DIR, TRUST),
+        OVERRIDES_HELP,
+    ),
+    Command(
         "resume", "continue an interrupted run or sweep", "experiments.cli.run:resume",
         (
             argument(
