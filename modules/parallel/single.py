@@ -61,9 +61,8 @@ class Single:
             if step % update.phase.every_steps == 0:
                 with update.only_its_parameters():
                     metrics |= self._update(update, batch, step)
-            elif (
-                step % update.phase.every_steps == 1
-            ):  # a callback sees the gradients of this step only, as after a resume
+            elif step % update.phase.every_steps == 1:
+                # A callback sees only gradients of this step, in a resumed run too.
                 update.optimizer.zero_grad(set_to_none=True)
         return metrics
 

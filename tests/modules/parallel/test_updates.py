@@ -112,6 +112,15 @@ def test_a_step_of_two_phases_is_that_of_a_hand_written_loop() -> None:
         assert torch.equal(weight, single.weights()[name]), name
 
 
+def test_after_a_step_only_its_own_gradients_are_left() -> None:
+    single = make_single(make_setup(*BOTH))
+    owners = []
+    for step in range(3):
+        single.train_step(make_batch(step), step)
+        owners.append({name.split(".")[0] for name, each in single.model.named_parameters() if each.grad is not None})
+    assert owners == [{"critic", "actor"}, {"critic"}, {"critic", "actor"}]
+
+
 def test_micro_batches_get_the_random_numbers_of_the_whole_batch() -> None:
     whole, parts = make_single(make_setup(*BOTH)), make_single(make_setup(*BOTH), num_accumulation=3)
     for step in range(3):
