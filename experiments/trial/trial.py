@@ -143,9 +143,7 @@ def trial_id(config: dict[str, Any]) -> str:
         hashed.pop("init_from", None)
     if not config.get("freeze"):
         hashed.pop("freeze", None)
-    for key, default in NEWER.items():
-        if hashed.get(key) == default:
-            hashed.pop(key)
+    hashed = {key: value for key, value in hashed.items() if key not in NEWER or value != NEWER[key]}
     canonical = json.dumps(renamed.original(hashed), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
