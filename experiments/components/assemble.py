@@ -17,7 +17,7 @@ from experiments.core.errors import InputError, PlanError
 from experiments.core.seeding import derive_seed
 from modules.callback.base import Callback
 from modules.data.base import Data
-from modules.evaluator.base import AnyEvaluator
+from modules.evaluator.base import AnyEvaluator, Combines
 from modules.parallel.base import Engine, TrainingSetup
 
 
@@ -31,6 +31,8 @@ class Components:
     engine: Engine
     callbacks: Mapping[str, Callback] = field(default_factory=dict)
     """By the name that the configuration gives them, in its order."""
+    evaluation_sets: Mapping[str, Data] = field(default_factory=dict)
+    """Further data for evaluations, by name."""
 
 
 TORCH_METRICS = "modules.evaluator.torch_metrics.TorchMetrics"
@@ -63,11 +65,13 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
         except InputError as err:
             problems += err.problems
             causes += filter(None, [err.__cause__])
-    named: dict[str, dict[str, Any]] = {"callback": {}, "gradient": {}}
+    named: dict[str, dict[str, Any]] = {"callback": {}, "gradient": {}, "evaluation_sets": {}}
     for group, own in named.items():
         for name, node in (config.get(group) or {}).items():
             try:
-                own[name] = instantiate(node, f"{group}.{name}", trust, group=group)
+                own[name] = instantiate(
+                    node, f"{group}.{name}", trust, group={"evaluation_sets": "data"}.get(group, group)
+                )
             except InputError as err:
                 problems += err.problems
                 causes += filter(None, [err.__cause__])
@@ -78,7 +82,9 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
         built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example,
         task=built["task"], gradient_transforms=[*named["gradient"].values()],
     )  # fmt: skip
-    return Components(built["data"], setup, built["evaluator"], built["parallel"], named["callback"])
+    return Components(
+        built["data"], setup, built["evaluator"], built["parallel"], named["callback"], named["evaluation_sets"]
+    )
 
 
 def adapt_evaluator(evaluator: Any) -> Any:
@@ -87,6 +93,8 @@ def adapt_evaluator(evaluator: Any) -> Any:
     Raises:
         PlanError: its states are not sums.
     """
+    if isinstance(evaluator, Combines):
+        evaluator.evaluators = {name: adapt_evaluator(part) for name, part in evaluator.evaluators.items()}
     if not hasattr(evaluator, "_reductions"):  # of torchmetrics.Metric, which this process may not have
         return evaluator
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(evaluator).__name__).lower()

@@ -28,7 +28,7 @@ from experiments.config.auto_values import find_auto_keys, find_auto_values, fin
 from experiments.config.experiment import ConfigDraft, Experiment
 from experiments.config.interpolation import Interpolation
 from experiments.config.option_errors import lists, load_file, other_option
-from experiments.config.overrides import find_fault, mask_secret, parse_override
+from experiments.config.overrides import find_fault, is_named_option, mask_secret, parse_override
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.trusted_files import TrustedFiles
 from experiments.config.source_map import SourceMap, shown_path
@@ -126,17 +126,19 @@ def _replace_options(
     problems = [
         f"{override_text} cannot change a trial, because other keys depend on it; start a new one with `lathe run`"
         for override_text in chosen
-        if override_text.lstrip("+~").partition("=")[0] in fixed or "/" in override_text.partition("=")[0]
+        if override_text.lstrip("+~").partition("=")[0].partition("@")[0] in fixed
+        or "/" in override_text.partition("=")[0]
     ]
     draft.problems += problems
     if problems or not chosen:
         return {}
     apart = ConfigDraft(draft.dirs, draft.groups, problems=draft.problems)
     composed, choices = _compose_groups(chosen, apart)
-    groups = [override_text.partition("=")[0] for override_text in chosen]
+    groups = [override_text.lstrip("+").partition("=")[0] for override_text in chosen]
     for group in groups:
-        tree[group] = composed[group]
-        draft.origins.take(apart.origins, group)
+        key = group.partition("@")[2] or group
+        OmegaConf.update(tree, key, OmegaConf.select(composed, key), merge=False, force_add=True)
+        draft.origins.take(apart.origins, key)
     return {group: choices[group] for group in groups}
 
 
@@ -217,7 +219,9 @@ def _sort_overrides(overrides: Sequence[str], draft: ConfigDraft) -> tuple[list[
         elif override.key_or_group not in draft.groups or isinstance(override.value(), dict):
             values.append(override)
         elif _is_option(override, draft):
-            chosen.append(override_text.lstrip("+") if "/" not in override.key_or_group else override_text)
+            plain = override_text.lstrip("+")
+            is_more = is_named_option(override)  # beside the option of the group itself
+            chosen.append(f"+{plain}" if is_more else plain if "/" not in override.key_or_group else override_text)
     return chosen, values
 
 

@@ -94,6 +94,16 @@ def describe_syntax_error(override_text: str, reason: str) -> str:
     return f"{key}={value} does not parse ({reason}); quote the value twice: {outer}{key}={quote}{value}{quote}{outer}"
 
 
+NAMED_OPTIONS = {"data": "evaluation_sets.", "evaluator": "evaluator.evaluators."}
+"""Where further options of a group can be, by a name: ``data@evaluation_sets.NAME=mnist``."""
+
+
+def is_named_option(override: Override) -> bool:
+    """Whether an override adds an option of a group under a name."""
+    place, package = NAMED_OPTIONS.get(override.key_or_group), override.package or ""
+    return place is not None and package.startswith(place) and package.removeprefix(place).isidentifier()
+
+
 def find_fault(override: Override, groups: Collection[str]) -> str | None:
     """What is wrong with an override in any configuration."""
     key = override.key_or_group
@@ -104,7 +114,11 @@ def find_fault(override: Override, groups: Collection[str]) -> str | None:
         return f" gives several values, but a run takes one; {hint}"
     if not key:
         return " has no key; write key=value"
-    if override.package is not None:
+    if override.package is not None and not is_named_option(override):
+        if (place := NAMED_OPTIONS.get(key)) is not None:
+            return (
+                f" is not a place for another {key}; write {key}@{place}NAME=..., where NAME is a name of your choice"
+            )
         return f" moves an option to another key, which is not supported; remove '@{override.package}'"
     if re.split(r"[./]", key)[0] == "hydra":
         return ": Hydra's own settings cannot be changed; `--config-dir DIR` adds a folder of options"

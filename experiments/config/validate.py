@@ -28,7 +28,7 @@ MARKS = ("_target_", "_partial_")
 METHODS = {"launcher": ("launch", "submit"), "tracking": ("log_metrics",)}
 METHODS |= {"strategy": ("ask",), "pruner": ("should_prune",)}
 """A user's class for one of these groups has one of these methods."""
-PLURALS = {"tracking.trackers": "tracking", "callback": "callback", "gradient": "gradient"}
+PLURALS = {"tracking.trackers": "tracking", "callback": "callback", "gradient": "gradient", "evaluation_sets": "data"}
 """The group of the components in a map or list of the schema."""
 
 

@@ -29,7 +29,14 @@ MAX_OBJECTS = 100_000
 
 
 def load_split(
-    data: Data, name: str, config: Mapping[str, Any], journal: Journal, before: Mapping[str, str], *, is_first: bool
+    data: Data,
+    name: str,
+    config: Mapping[str, Any],
+    journal: Journal,
+    before: Mapping[str, str],
+    *,
+    is_first: bool,
+    set_name: str = "",
 ) -> Split | Stream | Collector:
     """Load a split, or what makes the training data.
 
@@ -42,6 +49,7 @@ def load_split(
         journal: gets the digest.
         before: digests of earlier attempts by split.
         is_first: whether this is the first rank.
+        set_name: of an evaluation set; "" for the data of the training.
 
     Raises:
         TrainingError: the data differ from those of an earlier attempt, so its curves could not be continued.
@@ -63,16 +71,17 @@ def load_split(
         )
     if not is_first:
         return split
+    label = f"{set_name}/{name}" if set_name else name
     digest = fingerprint(split)
     source = _source(config)
-    if differ(earlier := before.get(name, digest), digest):
+    if differ(earlier := before.get(label, digest), digest):
         raise TrainingError(
-            f"data={source} has changed: the split '{name}' has the digest {digest}, and an earlier attempt had {earlier}; "
+            f"data={source} has changed: the split '{label}' has the digest {digest}, and an earlier attempt had {earlier}; "
             "restore the files, or start a new run"
         )
     if is_partial(earlier, digest):
-        warnings.warn(f"data={source}, split '{name}': {PARTIAL}", ComponentWarning, stacklevel=2)
-    journal.data(name=source, digest=digest, num_examples=len(split) if is_split(split) else 0, split=name)
+        warnings.warn(f"data={source}, split '{label}': {PARTIAL}", ComponentWarning, stacklevel=2)
+    journal.data(name=source, digest=digest, num_examples=len(split) if is_split(split) else 0, split=label)
     return split
 
 

@@ -28,7 +28,7 @@ from experiments.train.data_digest import load_split
 from experiments.train.data_loading import DataShard, training_batches
 from experiments.train.determinism import seed_step
 from experiments.train.evaluation.evaluation_loop import EvaluationLoop
-from experiments.train.evaluation.evaluator_check import dry_run
+from experiments.train.evaluation.evaluator_check import check_evaluator
 from experiments.train.evaluation.evaluator_files import EvaluatorArtifacts
 from experiments.train.loading.collected import collect_batches
 from experiments.train.loading.device_copy import copy_ahead
@@ -84,6 +84,8 @@ class Trainer:
         """Metrics of the restored checkpoint for the first log."""
         self.evaluated: tuple[int, dict[str, float]] = 0, {}
         """The step that was evaluated last, and its metrics on the validation split."""
+        self.evaluation_sets: dict[str, dict[str, Split]] = {}
+        """By split, then by name."""
         # Now, as an engine may later take parts of the model away.
         model = self.components.setup.model
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -109,7 +111,7 @@ class Trainer:
         model = self.components.setup.model
         with self._as_input_error():
             self.callbacks = RunCallbacks(model, self.components.callbacks, train, is_first=is_first)
-        self.evaluation = EvaluationLoop(self.components, self.config, self.callbacks, self.shard)
+        self.evaluation = EvaluationLoop(self.components, self.config, self.callbacks, self.shard, self.evaluation_sets)
         self.checkpointer = AsyncCheckpointer(engine, model, self.checkpoints, self.callbacks)
         self.loader = CheckpointLoader(engine, self.checkpoints, self.callbacks)
         self.callbacks.training = TrainingView(
@@ -249,19 +251,9 @@ class Trainer:
             raise InputError([problem], f"the plan for '{self.plan.name}'") from err
 
     def _check_evaluator(self) -> None:
-        """Evaluate two empty examples, so a wrong evaluator fails now and not after hours.
-
-        Raises:
-            ValueError: the evaluator does not fit the model, or has no metric `checkpoint.best_metric`.
-        """
-        names, self.interface = dry_run(self.components, make_layout(self.config, self.plan))
-        names = [f"val/{name}" for name in names]
-        best_metric = self.config["checkpoint"]["best_metric"]
-        if best_metric is not None and best_metric not in names:
-            raise ValueError(
-                f"checkpoint.best_metric={best_metric} is not a metric of this run; "
-                f"use one of {', '.join(sorted(names))}, or null"
-            )
+        """Evaluate two empty examples of each data set, so a wrong evaluator fails now and not after hours."""
+        layout, best_metric = make_layout(self.config, self.plan), self.config["checkpoint"]["best_metric"]
+        self.interface = check_evaluator(self.components, layout, best_metric)
 
     def _count_flops(self) -> None:
         """Log DeepSpeed's count for one micro-batch through the whole model, if the run is profiled and its inputs are known."""
@@ -301,13 +293,18 @@ class Trainer:
         train, val, test = (self._load_split(name) for name in ("train", "val", "test"))
         train = cast(Split, limit_training(train, self.config, self.plan.batch_size_global))
         val, test = (limit_evaluation(split, train, self.config, self.shard.count) for split in (val, test))
+        for name in ("val", "test"):
+            own = {key: self._load_split(name, key) for key in self.components.evaluation_sets}
+            limited = {key: limit_evaluation(each, train, self.config, self.shard.count) for key, each in own.items()}
+            self.evaluation_sets[name] = limited
         return train, val, test
 
-    def _load_split(self, name: str) -> Split:
-        split = load_split(
-            self.components.data, name, self.config["data"], self.journal, self.previous.digests,
-            is_first=self.rank.number == 0,
-        )  # fmt: skip
+    def _load_split(self, name: str, of: str = "") -> Split:
+        """Load a split of the data, or of an evaluation set."""
+        data = self.components.evaluation_sets[of] if of else self.components.data
+        config = self.config["evaluation_sets"][of] if of else self.config["data"]
+        is_first = self.rank.number == 0
+        split = load_split(data, name, config, self.journal, self.previous.digests, is_first=is_first, set_name=of)
         return cast(Split, split)  # "train" may be a stream or a collector, which only `_batches` reads
 
     def _evaluate(self, name: str, split: Split, done: int) -> None:

@@ -79,7 +79,21 @@ class ModelEvaluator(Protocol):
         ...
 
 
-AnyEvaluator = Evaluator | ModelEvaluator
+@runtime_checkable
+class Combines(Protocol):
+    """An evaluator that consists of others, by name (`modules.evaluator.several.Several`); it has no sums of its own."""
+
+    evaluators: dict[str, Any]
+
+
+AnyEvaluator = Evaluator | ModelEvaluator | Combines
+
+
+def list_evaluators(evaluator: AnyEvaluator) -> dict[str, Evaluator | ModelEvaluator]:
+    """The evaluators that an evaluator consists of, by the prefix of their metrics: ``{"top5/": ...}``; alone ``{"": ...}``."""
+    if isinstance(evaluator, Combines):
+        return {f"{name}/": part for name, part in evaluator.evaluators.items()}
+    return {"": evaluator}
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from modules.data.base import Tree, slice_rows
-from modules.evaluator.base import AnyEvaluator, ModelEvaluator
+from modules.evaluator.base import AnyEvaluator, ModelEvaluator, list_evaluators
 from modules.parallel.base import EngineConfig
 from modules.parallel.process_groups import ProcessGroups
 from modules.task.base import Evaluation, Phase, StepContext, Task
@@ -118,8 +118,10 @@ class MetricAccumulator:
             evaluator: computes the sums.
             whole: the model, for an evaluator that calls it; None if no rank has the whole model.
         """
-        self.evaluator, self.whole = evaluator, whole
+        self.evaluators, self.whole = list_evaluators(evaluator), whole
         self.sums: Tensor | None = None
+        self.sizes: list[int] = []
+        """How many of the sums belong to each evaluator."""
         self.totals: dict[str, Tensor] = {}
         self.weight = 0.0
 
@@ -144,22 +146,35 @@ class MetricAccumulator:
 
     def _compute_sums(self, evaluation: Evaluation, batch: Tree, *, only_first: bool = False) -> Tensor:
         """Sums of a batch; with ``only_first``, an evaluator that calls the model, which can be slow, gets one example."""
-        if not isinstance(self.evaluator, ModelEvaluator):
-            return self.evaluator.update(evaluation.outputs, evaluation.targets)
-        assert self.whole is not None, "the plan has refused this layout"
-        return self.evaluator.update_with_model(self.whole, slice_rows(batch, slice(1 if only_first else None)))
+        parts: list[Tensor] = []
+        for evaluator in self.evaluators.values():
+            if not isinstance(evaluator, ModelEvaluator):
+                parts.append(evaluator.update(evaluation.outputs, evaluation.targets))
+                continue
+            assert self.whole is not None, "the plan has refused this layout"
+            rows = slice_rows(batch, slice(1 if only_first else None))
+            parts.append(evaluator.update_with_model(self.whole, rows))
+        self.sizes = [len(part) for part in parts]
+        return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device, torch.float64) for part in parts])
 
     def _compute_metrics(self, sums: Tensor) -> dict[str, float]:
-        if not isinstance(self.evaluator, ModelEvaluator):
-            return self.evaluator.compute(sums)
-        assert self.whole is not None, "the plan has refused this layout"
-        return self.evaluator.compute_with_model(self.whole, sums)
+        metrics: dict[str, float] = {}
+        for (prefix, evaluator), part in zip(self.evaluators.items(), torch.split(sums, self.sizes), strict=True):
+            if isinstance(evaluator, ModelEvaluator):
+                assert self.whole is not None, "the plan has refused this layout"
+                own = evaluator.compute_with_model(self.whole, part)
+            else:
+                own = evaluator.compute(part)
+            if not prefix:
+                return own
+            metrics |= {f"{prefix}{name}": value for name, value in own.items()}
+        return metrics
 
     def compute(self, ranks: ProcessGroups) -> dict[str, float]:
         """Metrics over the counted examples of all replicas; call it on all ranks that called `add`.
 
         Raises:
-            ValueError: there was no batch.
+            ValueError: there was no batch, or a metric of the task and one of the evaluator have the same name.
         """
         if self.sums is None:
             raise ValueError("evaluate needs at least one batch, but got 0; check that the split is not empty")
@@ -170,7 +185,12 @@ class MetricAccumulator:
         means = {
             name: float(total) / max(float(values[0]), 1e-300) for name, total in zip(self.totals, totals, strict=True)
         }
-        return means | self._compute_metrics(sums)
+        metrics = self._compute_metrics(sums)
+        if isinstance(metrics, Mapping) and (twice := [*means.keys() & metrics.keys()]):
+            raise ValueError(
+                f"{', '.join(sorted(twice))}: the task and the evaluator both compute a metric of this name; rename one of them"
+            )
+        return means | metrics
 
 
 def find_device(config: EngineConfig) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from collections.abc import Callable, Collection
@@ -112,23 +113,32 @@ def _tracker_names(view: ConfigView) -> list[str]:
     return problems
 
 
-def _files(view: ConfigView) -> str | None:
-    """Missing data files; the content is checked when they are read."""
-    data, root, name = view.get("data", dict), view.get("data.root", str), view.get("data.folder", str)
+def _files(view: ConfigView) -> list[str]:
+    """Missing files of the data and of the evaluation sets; the content is checked when they are read."""
+    problems = []
+    sets = view.get("evaluation_sets", dict) if "evaluation_sets" in view.config else {}
+    for key in ("data", *(f"evaluation_sets.{name}" for name in sets)):
+        with contextlib.suppress(NotApplicable):  # no files, or a value that another check reports
+            problems.append(_find_missing_files(view, key))
+    return [problem for problem in problems if problem is not None]
+
+
+def _find_missing_files(view: ConfigView, key: str) -> str | None:
+    data, root, name = view.get(key, dict), view.get(f"{key}.root", str), view.get(f"{key}.folder", str)
     if not root.strip():
         return "data_root is empty; write the folder that holds your data sets, or leave data_root out"
     if "files" in data:
-        view.get("data.files", list, dict)
+        view.get(f"{key}.files", list, dict)
     try:
         missing = find_missing(data)
     except KeyError as err:
-        return f"data.root={root} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"
+        return f"{key}.root={root} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"
     if missing is None:
         return None
     are = "is" if len(missing.files) == 1 else "are"
     message = f"{', '.join(missing.files)} {are} not in" if missing.files else "there is no folder"
     return (
-        f"data.folder={name}: {message} {missing.folder}; put the files there or point LATHE_DATA at a folder that has them "
+        f"{key}.folder={name}: {message} {missing.folder}; put the files there or point LATHE_DATA at a folder that has them "
         "(`lathe data` names their source)"
     )
 

@@ -152,7 +152,7 @@ def _packages(view: ConfigView) -> str | None:
 def _names(view: ConfigView) -> list[str]:
     return [
         f"{group}.{name!r}: a name consists of letters, digits and _; rename it"
-        for group in ("callback", "gradient")
+        for group in ("callback", "gradient", "evaluation_sets")
         for name in (view.get(group, dict) if group in view.config else ())
         if not str(name).isidentifier()
     ]

@@ -14,8 +14,8 @@ from experiments.launch.own_launcher import LOCAL_LAUNCHER
 from experiments.trial.trial import Trial
 
 CHANGEABLE = (
-    "data", "data_root", "evaluator", "objective", "task", "parallel", "hardware", "batch_size_eval", "num_data_workers",
-    "precision", "compile", "channels_last", "determinism", "stop_timeout_s",
+    "data", "data_root", "evaluation_sets", "evaluator", "objective", "task", "parallel", "hardware", "batch_size_eval",
+    "num_data_workers", "precision", "compile", "channels_last", "determinism", "stop_timeout_s",
 )  # fmt: skip
 """Keys of the root that leave the model what it is."""
 ONE_DEVICE = ("parallel=single", "hardware.nodes=1", "hardware.devices_per_node=1")

@@ -105,10 +105,11 @@ def _components(trial: Trial, config: dict[str, Any], trust: Collection[str]) ->
     """
     from experiments.components.instantiate import instantiate
     from modules.data.base import InputReader
-    from modules.evaluator.base import Predicts, renamed_methods
+    from modules.evaluator.base import Predicts, list_evaluators, renamed_methods
 
     data, evaluator = (instantiate(config[part], part, trust) for part in ("data", "evaluator"))
     problems = []
+    evaluator = next((each for each in list_evaluators(evaluator).values() if isinstance(each, Predicts)), evaluator)
     if not isinstance(data, InputReader):
         problems.append(
             f"data {type(data).__name__} of run '{trial.folder.name}' cannot read inputs of a user; predict with arrays: "

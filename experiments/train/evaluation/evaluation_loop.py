@@ -21,7 +21,7 @@ class EvaluationLoop:
 
     def __init__(
         self, components: Components, config: Mapping[str, Any], callbacks: RunCallbacks, shard: DataShard,
-        watch: Callable[[Batches], Batches] = lambda batches: batches,
+        sets: Mapping[str, Mapping[str, Split]], watch: Callable[[Batches], Batches] = lambda batches: batches,
     ) -> None:  # fmt: skip
         """
         Args:
@@ -29,14 +29,18 @@ class EvaluationLoop:
             config: of the trial.
             callbacks: of the run; they may deliver other weights than the trained ones.
             shard: the examples of this replica.
+            sets: splits of further data by the split that they are evaluated with, then by name.
             watch: passes the batches on, and may raise an error to stop.
         """
         self.components, self.config, self.callbacks = components, config, callbacks
-        self.shard, self.watch = shard, watch
+        self.shard, self.sets, self.watch = shard, sets, watch
         self._loaders: dict[str, EvaluationLoader] = {}
 
     def measure(self, name: str, split: Split) -> dict[str, float]:
-        """Evaluate a split; return the metrics, such as ``val/loss_nats``.
+        """Evaluate a split, and those of the further data.
+
+        Returns:
+            The metrics, such as ``val/loss_nats`` and ``val/NAME/loss_nats``.
 
         Args:
             name: of the split; its data workers live until `close`.
@@ -45,6 +49,12 @@ class EvaluationLoop:
         Raises:
             InputError: the evaluator computes something else than numbers.
         """
+        metrics = self._measure(name, split)
+        for key, each in self.sets.get(name, {}).items():
+            metrics |= self._measure(f"{name}/{key}", each)
+        return metrics
+
+    def _measure(self, name: str, split: Split) -> dict[str, float]:
         config, evaluator = self.config, self.components.evaluator
         if name not in self._loaders:
             self._loaders[name] = EvaluationLoader(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -15,10 +18,43 @@ from experiments.components.model_signature import ModelInterface, infer_interfa
 from experiments.components.unsaved_state import find_changes
 from experiments.trial.parameters import clean_key
 from modules.data.base import Tree
-from modules.evaluator.base import AnyEvaluator, MakesArtifacts, ModelEvaluator, renamed_methods
+from modules.evaluator.base import Evaluator, MakesArtifacts, ModelEvaluator, list_evaluators, renamed_methods
 from modules.parallel.cost_model.compatibility import find_evaluator_incompatibilities
 from modules.parallel.cost_model.layout import ParallelLayout
 from modules.task.base import Evaluation, StepContext
+
+
+def check_evaluator(
+    components: Components, layout: ParallelLayout, best_metric: str | None = None
+) -> ModelInterface | None:
+    """Evaluate two empty examples of the data and of each evaluation set.
+
+    Returns:
+        The model's inputs and outputs for the data, as `dry_run`.
+
+    Raises:
+        ValueError: the evaluator does not fit, two metrics have the same name, or there is no metric `checkpoint.best_metric`.
+        DataError: as `dry_run`.
+    """
+    names: list[str] = []
+    for key, data in components.evaluation_sets.items():
+        try:
+            names += [f"val/{key}/{name}" for name in dry_run(replace(components, data=data), layout)[0]]
+        except (ValueError, RuntimeError, IndexError) as err:
+            raise ValueError(
+                f"evaluation_sets.{key} does not fit the model or the evaluator: {err}; choose others"
+            ) from err
+    own, interface = dry_run(components, layout)  # last: an evaluator that gets a data set keeps this one
+    names += [f"val/{name}" for name in own]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(
+            f"{twice[0]} would be the name of two metrics; give the evaluation set or the evaluator another name"
+        )
+    if best_metric is not None and best_metric not in names:
+        raise ValueError(
+            f"checkpoint.best_metric={best_metric} is not a metric of this run; use one of {', '.join(sorted(names))}, or null"
+        )
+    return interface
 
 
 def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], ModelInterface | None]:
@@ -32,35 +68,39 @@ def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], 
         DataError: the evaluator reads files, and one is missing or damaged.
     """
     batch = components.data.example(2)
-    model, task, evaluator = components.setup.model, components.setup.get_task(), components.evaluator
-    problems = [
-        *renamed_methods(evaluator),
-        *find_evaluator_incompatibilities(evaluator, layout),
-        *_not_callable(evaluator),
-    ]
+    model, task, evaluators = components.setup.model, components.setup.get_task(), list_evaluators(components.evaluator)
+    problems = find_evaluator_incompatibilities(components.evaluator, layout)
+    problems += [problem for each in evaluators.values() for problem in (*renamed_methods(each), *_not_callable(each))]
     if problems:
         raise ValueError("; ".join(problems))
+    names: list[str] = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         evaluation = task.evaluate(model.eval(), batch, StepContext(0, 1, is_training=False))
-        if isinstance(evaluator, ModelEvaluator):
-            evaluator.setup(components.data)
-        elif evaluation.outputs is None:
-            raise ValueError(
-                f"evaluator {type(evaluator).__name__} compares outputs with targets, and task {type(task).__name__} gives it "
-                "none; return them from the task's evaluate(), or use evaluator=none"
-            )
-        metrics = _measure(evaluator, model, batch, evaluation)
-        if not type(evaluator).__module__.startswith("modules."):  # those of Lathe keep nothing
-            known = (components.data, model, *model.modules())
-            _check_state(evaluator, known, lambda: _measure(evaluator, model, batch, evaluation))
+        for prefix, evaluator in evaluators.items():
+            if isinstance(evaluator, ModelEvaluator):
+                evaluator.setup(components.data)
+            elif evaluation.outputs is None:
+                raise ValueError(
+                    f"evaluator {type(evaluator).__name__} compares outputs with targets, and task {type(task).__name__} "
+                    "gives it none; return them from the task's evaluate(), or use evaluator=none"
+                )
+            metrics = _measure(evaluator, model, batch, evaluation)
+            if not type(evaluator).__module__.startswith("modules."):  # those of Lathe keep nothing
+                known = (components.data, model, *model.modules())
+                _check_state(evaluator, known, partial(_measure, evaluator, model, batch, evaluation))
+            own = [f"{prefix}{name}" for name in metrics]
+            _check_new(evaluator, task, own, evaluation.metrics)
+            names += own
         model.train()
-    names = [*evaluation.metrics, *metrics]
-    _check_names(evaluator, names)
+    names = [*evaluation.metrics, *names]
+    _check_names(components.evaluator, names)
     has_interface = evaluation.outputs is not None and isinstance(batch, tuple)
     return names, infer_interface(batch[0], evaluation.outputs) if has_interface else None
 
 
-def _measure(evaluator: AnyEvaluator, model: nn.Module, batch: Tree, evaluation: Evaluation) -> Mapping[str, float]:
+def _measure(
+    evaluator: Evaluator | ModelEvaluator, model: nn.Module, batch: Tree, evaluation: Evaluation
+) -> Mapping[str, float]:
     if isinstance(evaluator, ModelEvaluator):
         sums = _check_sums(evaluator, evaluator.update_with_model(model, batch))
         return as_numbers(evaluator, evaluator.compute_with_model(model, sums))
@@ -68,7 +108,7 @@ def _measure(evaluator: AnyEvaluator, model: nn.Module, batch: Tree, evaluation:
     return as_numbers(evaluator, evaluator.compute(sums))
 
 
-def _check_state(evaluator: AnyEvaluator, known: Sequence[object], measure: Callable[[], object]) -> None:
+def _check_state(evaluator: Evaluator | ModelEvaluator, known: Sequence[object], measure: Callable[[], object]) -> None:
     """Refuse an evaluator that changes when it measures the same again, such as one that counts or keeps a history.
 
     Raises:
@@ -79,6 +119,19 @@ def _check_state(evaluator: AnyEvaluator, known: Sequence[object], measure: Call
             f"evaluator {type(evaluator).__name__}: {', '.join(changed)} changes in each evaluation, but no checkpoint holds "
             "it, so a resumed run would go on differently; keep it in a callback, or, if no metric depends on its earlier "
             'values, name it in its class: `recomputed = ("cache",)`'
+        )
+
+
+def _check_new(evaluator: object, task: object, names: Sequence[str], of_task: Collection[str]) -> None:
+    """Refuse a metric of an evaluator that would replace one of the task.
+
+    Raises:
+        ValueError: both have a metric of the same name.
+    """
+    if twice := [name for name in names if name in of_task]:
+        raise ValueError(
+            f"evaluator {type(evaluator).__name__}: the task {type(task).__name__} has a metric {twice[0]} too, and one would "
+            "replace the other; rename it in one of them, or give the evaluator a name with evaluator=several"
         )
 
 

@@ -13,22 +13,23 @@ from experiments.core import atomic
 from experiments.run.folder_watch import try_again_once_back
 from experiments.run.journal import Journal
 from modules.data.base import Split
-from modules.evaluator.base import MakesArtifacts
+from modules.evaluator.base import AnyEvaluator, MakesArtifacts, list_evaluators
 from modules.parallel.base import Engine
 
 
 class EvaluatorArtifacts:
     """Calls the evaluator with a copy of the model on the CPU, so it works the same with every engine."""
 
-    def __init__(self, evaluator: object, model: nn.Module, is_first: bool) -> None:
+    def __init__(self, evaluator: AnyEvaluator, model: nn.Module, is_first: bool) -> None:
         """
         Args:
             evaluator: writes files only if it is a `MakesArtifacts`.
             model: before an engine takes parts of it away. The copy holds no weights during training.
             is_first: whether this rank writes.
         """
-        self.evaluator = evaluator if isinstance(evaluator, MakesArtifacts) else None
-        self.skeleton = _make_skeleton(model) if self.evaluator is not None and is_first else None
+        parts = list_evaluators(evaluator).items()
+        self.makers = {prefix: part for prefix, part in parts if isinstance(part, MakesArtifacts)}
+        self.skeleton = _make_skeleton(model) if self.makers and is_first else None
 
     def write(self, engine: Engine, split: Split, folder: Path, journal: Journal) -> None:
         """Write the files and log them as artifacts. All ranks call this, as each has a part of the weights.
@@ -38,14 +39,18 @@ class EvaluatorArtifacts:
             split: passed to the evaluator.
             folder: gets the files, such as ``attempts/1/test`` in the run folder.
         """
-        if self.evaluator is None:
+        if not self.makers:
             return
         weights = engine.weights()
         if self.skeleton is None:
             return
         model = _fill(self.skeleton, weights)
         with torch.inference_mode():
-            files = self.evaluator.artifacts(model.eval(), split)
+            files = {
+                f"{prefix.replace('/', '_')}{name}": content
+                for prefix, maker in self.makers.items()
+                for name, content in maker.artifacts(model.eval(), split).items()
+            }
         if not files:
             return
         try_again_once_back(folder.parent, lambda: _write_files(folder, files))

@@ -44,14 +44,17 @@ class SplitEvaluation(Trainer):
         with self._as_input_error():
             with self._explained():
                 self._prepare()
-            split = self._load_split(split_name)
-            if isinstance(split, Collector) or not hasattr(split, "__len__"):
+            split, *others = (self._load_split(split_name, key) for key in ("", *self.components.evaluation_sets))
+            if any(isinstance(each, Collector) or not hasattr(each, "__len__") for each in (split, *others)):
                 raise ValueError(
                     f"--split {split_name}: these data have no end, and an evaluation shows every example once; "
                     "use --split val or test"
                 )
+        sets = dict(zip(self.components.evaluation_sets, others, strict=True))
         callbacks = RunCallbacks(model, {}, None, is_first=self.rank.number == 0)
-        evaluation = EvaluationLoop(self.components, self.config, callbacks, self.shard, self._check_stop)
+        evaluation = EvaluationLoop(
+            self.components, self.config, callbacks, self.shard, {split_name: sets}, self._check_stop
+        )
         overrides = " ".join(self.evaluates["overrides"]) or "none"
         self.journal.params({f"evaluation.{name}.overrides": overrides, f"evaluation.{name}.split": split_name})
         self.on_running(0, None)

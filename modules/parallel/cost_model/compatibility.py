@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from modules.evaluator.base import AnyEvaluator, ModelEvaluator
+from modules.evaluator.base import AnyEvaluator, ModelEvaluator, list_evaluators
 from modules.model.base import Layered, Shardable
 from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.partition import partition_balanced
@@ -41,13 +41,14 @@ def find_evaluator_incompatibilities(
     evaluator: AnyEvaluator, layout: ParallelLayout, names: Settings | None = None
 ) -> list[str]:
     """List the settings that leave no rank with the whole model, if the evaluator calls the model."""
-    if not isinstance(evaluator, ModelEvaluator):
+    calling = [type(each).__name__ for each in list_evaluators(evaluator).values() if isinstance(each, ModelEvaluator)]
+    if not calling:
         return []
     topology = layout.topology
     parts: dict[Meaning, int] = {"pipe": topology.pipe, "model": topology.model, "stage": layout.stage}
     least = {"pipe": 2, "model": 2, "stage": 3}
     settings = [f"{name_setting(names or {}, part)}={value}" for part, value in parts.items() if value >= least[part]]
-    rule = f"leaves no rank with the whole model, which the evaluator {type(evaluator).__name__} calls"
+    rule = f"leaves no rank with the whole model, which the evaluator {calling[0]} calls"
     return [f"{setting} {rule}; use parallel=data or zero2, or another evaluator" for setting in settings]
 
 
