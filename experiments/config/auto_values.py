@@ -58,7 +58,9 @@ def find_auto_values(data: Mapping[str, Any], keys: Collection[str], trust: Coll
     return {key: value for key, value in found.items() if key in keys or (key == "root" and key in data)}
 
 
-def find_best_metric(evaluator: str, metric: str | None, mode: str) -> tuple[str | None, str]:
+def find_best_metric(
+    evaluator: str, metric: str | None, mode: str, name_of_evaluator: str | None = None
+) -> tuple[str | None, str]:
     """The metric by which the best checkpoint is chosen, and whether more or less of it is better.
 
     Args:
@@ -66,9 +68,12 @@ def find_best_metric(evaluator: str, metric: str | None, mode: str) -> tuple[str
             as ``("r2", "max")``; it is empty if there are no metrics. Without it the metric is the accuracy.
         metric: of the configuration; "auto": that of the evaluator.
         mode: "max" or "min"; "auto": as the evaluator says of this metric, else "min" for losses and errors.
+        name_of_evaluator: of the first of several evaluators; it is part of the names of its metrics.
     """
     headline = signature.read_literal(evaluator, HEADLINE)
     name, better = headline if isinstance(headline, tuple) and len(headline) == 2 else ("accuracy_top1", "max")
+    if name_of_evaluator is not None:
+        name = f"{name_of_evaluator}/{name}"
     if metric == AUTO:
         metric = None if headline == () else f"val/{name}"
     if mode == AUTO:

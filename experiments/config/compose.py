@@ -175,10 +175,12 @@ def _finish(
 
 def _fill_best_metric(tree: DictConfig) -> None:
     """Replace `auto` in `checkpoint.best_metric` and `best_mode`."""
-    checkpoint, target = tree.get("checkpoint"), OmegaConf.select(tree, "evaluator._target_")
+    first = next(iter(OmegaConf.select(tree, "evaluator.evaluators") or ()), None)  # of several
+    key = "evaluator" if first is None else f"evaluator.evaluators.{first}"
+    checkpoint, target = tree.get("checkpoint"), OmegaConf.select(tree, f"{key}._target_")
     if isinstance(checkpoint, DictConfig) and isinstance(target, str):
         with suppress(OmegaConfBaseException):  # of a reference or a missing value, which is reported later
-            metric, mode = find_best_metric(target, checkpoint.best_metric, checkpoint.best_mode)
+            metric, mode = find_best_metric(target, checkpoint.best_metric, checkpoint.best_mode, first)
             checkpoint.best_metric, checkpoint.best_mode = metric, mode
 
 

@@ -107,3 +107,8 @@ def test_sets_are_part_of_the_id_and_their_absence_is_not() -> None:
     config = compose(["model=softmax"]).config
     assert trial_id({key: value for key, value in config.items() if key != "evaluation_sets"}) == trial_id(config)
     assert trial_id(compose(["model=softmax", "data@evaluation_sets.same=digits"]).config) != trial_id(config)
+
+
+def test_the_best_metric_is_that_of_the_first_evaluator() -> None:
+    checkpoint = compose(["model=softmax", "evaluator=several"]).config["checkpoint"]
+    assert (checkpoint["best_metric"], checkpoint["best_mode"]) == ("val/accuracy/accuracy_top1", "max")
