@@ -359,8 +359,12 @@ COMMANDS = (
         (argument("folder", nargs="?", default=".lathe/schema", metavar="DIR", help="for the files (.lathe/schema)"), CONFIG_DIR),
     ),
     Command(
-        "data", "list data sets: whether their files are present, licence, source", "experiments.cli.listings:data",
-        (CONFIG_DIR,),
+        "data", "list data sets: whether their files are present, licence, source; or check one",
+        "experiments.cli.listings:data",
+        (
+            argument("action", nargs="?", metavar="check", choices=["check"], help="read every example and list the faults"),
+            OVERRIDES, CONFIG_DIR, TRUST,
+        ),
     ),
     Command(
         "cluster", "start a temporary SLURM cluster on this machine", "experiments.cli.local_cluster:cluster", CLUSTER

@@ -62,11 +62,15 @@ def schema(args: argparse.Namespace) -> int:
 
 
 def data(args: argparse.Namespace) -> int:
-    """Print every data set.
+    """Print every data set, or check the one of an experiment.
 
     Raises:
         InputError: with every file that cannot be read.
     """
+    if args.action == "check":
+        from experiments.train.loading.data_check import check_data
+
+        return check_data(args)
     make_console().print(_data_table(_groups(args)["data"]))
     return 0
 
