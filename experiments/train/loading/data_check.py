@@ -14,6 +14,7 @@ from experiments.components.instantiate import instantiate
 from experiments.config.allowlist import trusted
 from experiments.config.compose import compose
 from experiments.core.console import make_console
+from modules.data.base import Data, DataError, Split
 
 SPLITS = ("train", "val", "test")
 BATCH_SIZE = 64
