@@ -7,7 +7,6 @@ import os
 import re
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from io import BytesIO
@@ -20,6 +19,7 @@ from experiments.sweep.sweep import Sweep
 from experiments.tracking import mlflow_view
 from experiments.tracking.sweep_sync import sync_all
 from tests.experiments.tracking.test_ui import browser, close_assistant, origin, served
+from tests.support.preloaded import make_command
 from tests.support.variants import IS_LONG
 from tests.support.waiting import PATIENCE_S
 
@@ -31,20 +31,9 @@ SPACE = ("optimizer.lr=0.001,0.003,0.01,0.03", "batch_size_global=32,128")
 LENGTH = ("max_steps=100", "eval_every_steps=10", "log_every_steps=5", "sweep.name=lr_batch")
 
 
-def swept(runs_dir: Path) -> Sweep:
+def swept(server: Path, runs_dir: Path) -> Sweep:
     """Run a real sweep of a small network and sync it."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "experiments.cli",
-        "run",
-        "-m",
-        "model=mlp",
-        *SPACE,
-        *LENGTH,
-        f"runs_dir={runs_dir}",
-    ]
+    command = [*make_command(server), "run", "-m", "model=mlp", *SPACE, *LENGTH, f"runs_dir={runs_dir}"]
     done = subprocess.run(
         [*command, "tracking.sync=off"], check=True, timeout=PATIENCE_S, capture_output=True, text=True
     )
@@ -95,10 +84,10 @@ def best_first(sweep: Sweep) -> list[float]:
 
 
 @pytest.mark.slow
-def test_sweep_is_shown_in_the_browser(tmp_path: Path) -> None:
+def test_sweep_is_shown_in_the_browser(tmp_path: Path, preloaded: Path) -> None:
     from selenium.webdriver.common.by import By
 
-    sweep = swept(tmp_path)
+    sweep = swept(preloaded, tmp_path)
     with served(tmp_path, "--sweep", "lr_batch") as (_, address), browser(tmp_path / "profile") as driver:
         assert address == mlflow_view.make_link(sweep, origin(address))
         driver.set_window_size(1300, 1500)
