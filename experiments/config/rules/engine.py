@@ -12,6 +12,9 @@ from typing import Any
 from experiments.config import signature
 from modules.parallel.topology import Meaning, Settings, name_setting
 
+FIXED = ("modules.", "torch.")
+"""Classes that do not change while Lathe runs, and that each of thousands of trials names: what is read of them is cached."""
+
 
 @dataclass(frozen=True)
 class DeclaredEngine:
@@ -40,7 +43,9 @@ class DeclaredEngine:
     def get(self, meaning: Meaning, otherwise: Any = None) -> Any:
         """The value; ``otherwise`` if the engine does not have the setting, or its value is null."""
         name = self.settings.get(meaning)
-        value = name if not isinstance(name, str) else self.node.get(name, _read_default(self.target, name))
+        value: Any = name
+        if isinstance(name, str):
+            value = self.node[name] if name in self.node else _read_default(self.target, name)
         return otherwise if value is None else value
 
 
@@ -55,13 +60,10 @@ def read_engine(config: Mapping[str, Any]) -> DeclaredEngine:
 
 def read_declared(target: str, name: str) -> object:
     """The value of a class attribute, read from the source; None if there is none."""
-    return _read_own(target, name) if target.startswith("modules.") else signature.read_literal(target, name)
+    return _read_fixed(target, name) if target.startswith(FIXED) else signature.read_literal(target, name)
 
 
-@lru_cache
-def _read_own(target: str, name: str) -> object:
-    """Classes of Lathe do not change while it runs, and a sweep asks for the same ones thousands of times."""
-    return signature.read_literal(target, name)
+_read_fixed = lru_cache(signature.read_literal)
 
 
 def _read_default(target: str, argument: str) -> object:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from experiments.config import signature
 from experiments.config.rules.base import ConfigView, NotApplicable
-from experiments.config.rules.engine import read_declared
+from experiments.config.rules.engine import FIXED, read_declared
 from experiments.config.rules.topology import is_auto, resolve_topology
 
 SUPERVISED = "modules.task.supervised.Supervised"
@@ -69,9 +70,9 @@ def _find_exceeded(view: ConfigView, needs: Iterable[str], limits: dict[str, Any
 
 def _refusals(view: ConfigView) -> list[str]:
     """Callbacks that do not work with what the task, the data or the optimizer need."""
-    users = [(key, target, _read_needs(key, target)) for key, target in _users(view)]
-    problems = []
-    for callback, its_class in _callbacks(view):
+    callbacks, problems = _callbacks(view), list[str]()
+    users = [(key, target, _read_needs(key, target)) for key, target in _users(view)] if callbacks else []
+    for callback, its_class in callbacks:
         refused = read_names(its_class, "refuses")
         for key, target, needs in users:
             if found := [need for need in needs if need in refused and not key.startswith("callback.")]:
@@ -84,6 +85,11 @@ def _refusals(view: ConfigView) -> list[str]:
 
 def _samples(view: ConfigView) -> list[str]:
     """Callbacks that show what the task or the evaluator makes, if neither makes anything."""
+    callbacks = [
+        (key, target) for key, target in _callbacks(view) if signature.read_literal(target, "shows_samples") is True
+    ]
+    if not callbacks:
+        return []
     task, evaluator = ((view.config.get(key) or {}) for key in ("task", "evaluator"))
     makers = ((task, "samples"), (evaluator, "artifacts"))
     try:
@@ -95,8 +101,7 @@ def _samples(view: ConfigView) -> list[str]:
         f"{key}={target} shows what the task or the evaluator makes, but {task.get('_target_', 'the task')} has no method "
         f"`samples` and {evaluator.get('_target_', 'the evaluator')} no method `artifacts`; write one of them, or remove "
         "the callback"
-        for key, target in _callbacks(view)
-        if signature.read_literal(target, "shows_samples") is True
+        for key, target in callbacks
     ]
 
 
@@ -114,6 +119,10 @@ def _callbacks(view: ConfigView) -> list[tuple[str, str]]:
 
 
 def _read_needs(key: str, target: str) -> tuple[str, ...]:
+    return (_find_fixed_needs if target.startswith(FIXED) else _find_needs)(key, target)
+
+
+def _find_needs(key: str, target: str) -> tuple[str, ...]:
     if key.startswith("gradient."):
         return ("gradients",)
     if key.startswith("optimizer."):
@@ -125,6 +134,9 @@ def _read_needs(key: str, target: str) -> tuple[str, ...]:
         return needs
     owners = {signature.find_owner(target, method) for method in ("loss", "evaluate")}
     return needs if owners == {SUPERVISED} else ("inputs", *needs)
+
+
+_find_fixed_needs = lru_cache(_find_needs)
 
 
 def _users(view: ConfigView) -> Iterator[tuple[str, str]]:
