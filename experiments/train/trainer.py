@@ -331,6 +331,10 @@ class Trainer:
                 self._log_delivered(done, metrics)
         elif metric is None and metrics:  # the run delivers its last step
             self._log_delivered(done, metrics)
+        elif metrics:  # before the training, not all names were known
+            known = ", ".join(sorted(metrics))
+            message = f"checkpoint.best_metric={metric} is not a metric of this run; use one of {known}, or null"
+            raise InputError([message], f"the plan for '{self.plan.name}'")
 
     def _evaluate_delivered(self, test: Split) -> None:
         """Measure the weights that the run delivers on the test split."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,20 @@ from modules.parallel.cost_model.compatibility import find_evaluator_incompatibi
 from modules.parallel.cost_model.layout import ParallelLayout
 from modules.task.base import Evaluation, StepContext
 
+DOMAIN_ERROR: Final = "math domain error"
+"""Of Python's `math`, such as of the logarithm of 0."""
+
+
+class DryRun(NamedTuple):
+    """What an evaluation of two empty examples tells."""
+
+    names: list[str]
+    """Of the metrics."""
+    interface: ModelInterface | None
+    """The model's inputs and outputs; None if the task does not say what its outputs are."""
+    has_all_names: bool
+    """False if an evaluator divides by zero because the examples are all alike; the first evaluation then gives its names."""
+
 
 def check_evaluator(
     components: Components, layout: ParallelLayout, best_metric: str | None = None
@@ -30,38 +44,37 @@ def check_evaluator(
     """Evaluate two empty examples of the data and of each evaluation set.
 
     Returns:
-        The model's inputs and outputs for the data, as `dry_run`.
+        The model's inputs and outputs for the data, as `DryRun.interface`.
 
     Raises:
         ValueError: the evaluator does not fit, two metrics have the same name, or there is no metric `checkpoint.best_metric`.
         DataError: as `dry_run`.
     """
-    names: list[str] = []
+    names, has_all_names = list[str](), True
     for key, data in components.evaluation_sets.items():
         try:
-            names += [f"val/{key}/{name}" for name in dry_run(replace(components, data=data), layout)[0]]
+            of_set = dry_run(replace(components, data=data), layout)
+            names += [f"val/{key}/{name}" for name in of_set.names]
+            has_all_names &= of_set.has_all_names
         except (ValueError, RuntimeError, IndexError) as err:
             raise ValueError(
                 f"evaluation_sets.{key} does not fit the model or the evaluator: {err}; choose others"
             ) from err
-    own, interface = dry_run(components, layout)  # last: an evaluator that gets a data set keeps this one
-    names += [f"val/{name}" for name in own]
+    own = dry_run(components, layout)  # last: an evaluator that gets a data set keeps this one
+    names += [f"val/{name}" for name in own.names]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(
             f"{twice[0]} would be the name of two metrics; give the evaluation set or the evaluator another name"
         )
-    if best_metric is not None and best_metric not in names:
+    if best_metric is not None and best_metric not in names and has_all_names and own.has_all_names:
         raise ValueError(
             f"checkpoint.best_metric={best_metric} is not a metric of this run; use one of {', '.join(sorted(names))}, or null"
         )
-    return interface
+    return own.interface
 
 
-def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], ModelInterface | None]:
+def dry_run(components: Components, layout: ParallelLayout) -> DryRun:
     """Evaluate two empty examples with the untrained model, which is not changed.
-
-    Returns:
-        The names of the metrics, and the model's inputs and outputs; None if the task does not say what its outputs are.
 
     Raises:
         ValueError: the evaluator does not fit the model's outputs, the layout or the contract.
@@ -73,7 +86,7 @@ def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], 
     problems += [problem for each in evaluators.values() for problem in (*renamed_methods(each), *_not_callable(each))]
     if problems:
         raise ValueError("; ".join(problems))
-    names: list[str] = []
+    names, has_all_names = list[str](), True
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         evaluation = task.evaluate(model.eval(), batch, StepContext(0, 1, is_training=False))
         for prefix, evaluator in evaluators.items():
@@ -84,7 +97,13 @@ def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], 
                     f"evaluator {type(evaluator).__name__} compares outputs with targets, and task {type(task).__name__} "
                     "gives it none; return them from the task's evaluate(), or use evaluator=none"
                 )
-            metrics = _measure(evaluator, model, batch, evaluation)
+            try:
+                metrics = _measure(evaluator, model, batch, evaluation)
+            except (ArithmeticError, ValueError) as err:
+                if isinstance(err, ValueError) and DOMAIN_ERROR not in str(err):
+                    raise
+                has_all_names = False
+                continue
             if not type(evaluator).__module__.startswith("modules."):  # those of Lathe keep nothing
                 known = (components.data, model, *model.modules())
                 _check_state(evaluator, known, partial(_measure, evaluator, model, batch, evaluation))
@@ -95,7 +114,7 @@ def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], 
     names = [*evaluation.metrics, *names]
     _check_names(components.evaluator, names)
     has_interface = evaluation.outputs is not None and isinstance(batch, tuple)
-    return names, infer_interface(batch[0], evaluation.outputs) if has_interface else None
+    return DryRun(names, infer_interface(batch[0], evaluation.outputs) if has_interface else None, has_all_names)
 
 
 def _measure(

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from experiments.config.compose import compose
 from experiments.core.errors import PlanError
 from experiments.plan.estimate import estimate, make_layout
 from experiments.plan.plan import make_plan
-from experiments.train.evaluation.evaluator_check import as_numbers, dry_run
+from experiments.train.evaluation.evaluator_check import as_numbers, check_evaluator, dry_run
 from modules.data.base import Batch, Data, Split, Tensors
 from modules.evaluator.accuracy import Accuracy
 from modules.evaluator.base import OLD_METHODS, renamed_methods
@@ -223,3 +226,15 @@ def test_numbers_of_any_type_become_plain_ones() -> None:
     values = as_numbers(Accuracy([1]), {"a": np.float32(0.5), "b": 3, "c": True, "d": float("nan"), "e": np.int64(2)})
     assert list(map(type, values.values())) == [float] * 5
     assert json.loads(json.dumps(values))["a"] == 0.5
+
+
+@pytest.mark.parametrize("divide", [lambda _: 1 / 0, lambda _: math.log(0.0), lambda _: math.exp(1e9)])
+def test_a_division_by_zero_of_two_equal_examples_is_no_fault(divide: Callable[[Tensor], float]) -> None:
+    components = _components()
+    components.evaluator = type(
+        "Skewed",
+        (),
+        {"update": Accuracy([1]).update, "compute": lambda _, sums: divide(sums)},  # type: ignore[arg-type]
+    )()
+    assert dry_run(components, ParallelLayout("single")) == (["loss_nats"], ANY, False)
+    check_evaluator(components, ParallelLayout("single"), "val/skew")  # the first evaluation knows whether it is there
