@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from modules.callback.base import Callback, Training
 from modules.callback.files import make_image, make_sound, make_text
-from modules.evaluator.base import MakesArtifacts
+from modules.evaluator.base import MakesArtifacts, list_evaluators
 from modules.task.base import MakesSamples, Sounds, StepContext
 
 
@@ -44,9 +44,16 @@ class Samples(Callback):
         with training.delivered_weights(), _evaluation_mode(model), torch.no_grad():
             if isinstance(training.task, MakesSamples):
                 return self._make_samples(training.task, model, done, training)
-            if isinstance(training.evaluator, MakesArtifacts):
+            parts = list_evaluators(training.evaluator).items()
+            if makers := [(prefix, part) for prefix, part in parts if isinstance(part, MakesArtifacts)]:
                 on_cpu = all(each.device.type == "cpu" for each in model.parameters())
-                return training.evaluator.artifacts(model if on_cpu else copy.deepcopy(model).cpu(), training.val)
+                model = model if on_cpu else copy.deepcopy(model).cpu()
+                made = [(prefix, part.artifacts(model, training.val)) for prefix, part in makers]
+                return {
+                    f"{prefix.replace('/', '_')}{name}": content
+                    for prefix, files in made
+                    for name, content in files.items()
+                }
         raise ValueError(
             f"Samples: task {type(training.task).__name__} has no method `samples`, and evaluator "
             f"{type(training.evaluator).__name__} no method `artifacts`; write one of them, or remove the callback"

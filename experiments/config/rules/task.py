@@ -106,11 +106,12 @@ def _samples(view: ConfigView) -> list[str]:
 
 
 def _has_method(node: object, method: str) -> bool:
-    """Whether the class of a node has a method; of a map of nodes, whether one of them has."""
+    """Whether the class of a node has a method; or that of a node within, such as one of several evaluators."""
     if not isinstance(node, dict):
         return False
-    if isinstance(node.get("_target_"), str):
-        return signature.has_method(signature.read(node["_target_"]), {method})
+    target = node.get("_target_")
+    if isinstance(target, str) and signature.has_method(signature.read(target), {method}):
+        return True
     return any(_has_method(each, method) for each in node.values())
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from experiments.cli.plan import check
 from experiments.config.compose import compose
-from experiments.config.rules.task import DESCRIPTIONS, read_names
+from experiments.config.rules.base import ConfigView
+from experiments.config.rules.task import DESCRIPTIONS, _samples, read_names
 from experiments.core.errors import InputError
 from experiments.plan.plan import make_plan
 from experiments.trial.trial import trial_id
@@ -23,6 +24,7 @@ LBFGS = (
     "optimizer=sgd", "optimizer._target_=torch.optim.lbfgs.LBFGS",
     *(f"~optimizer.{key}" for key in ("momentum", "nesterov", "weight_decay")),
 )  # fmt: skip
+NONE, MASKS = "modules.evaluator.no_metrics.NoMetrics", "modules.evaluator.segmentation.Segmentation"
 TWO = "hardware.devices_per_node=2"
 OWN = """
 from torch.optim import LBFGS, SGD, AdamW
@@ -203,6 +205,13 @@ def test_an_optimizer_that_slices_of_a_weight_would_change_is_refused_by_trying_
         InputError, match="optimizer NormalisedSteps gives another result on slices of a weight than on"
     ):
         check(config_of("sgd", "NormalisedSteps"), ["needy"])
+
+
+def test_one_of_several_evaluators_is_enough_for_samples() -> None:
+    nodes = {"samples": {"_target_": "modules.callback.samples.Samples"}}
+    assert len(_samples(ConfigView({"task": {}, "callback": nodes, "evaluator": {"_target_": NONE}}, []))) == 1
+    within = {"_target_": "modules.evaluator.several.Several", "evaluators": {"masks": {"_target_": MASKS}}}
+    assert _samples(ConfigView({"task": {}, "callback": nodes, "evaluator": within}, [])) == []
 
 
 def test_epsilon_without_its_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
