@@ -165,7 +165,9 @@ def test_several_processes_share_the_lock_but_only_one_takes_it_first(tmp_path: 
     code = (
         "import os, sys, time; from pathlib import Path; from experiments.run.lock import lock_run\n"
         f"lock = lock_run(Path({str(tmp_path)!r}), first=True)\n"
-        "if os.fork() == 0: time.sleep(3); os._exit(0)\n"
+        "ends = os.pipe()\n"
+        "if os.fork() == 0: os.write(ends[1], b'1'); time.sleep(3); os._exit(0)\n"
+        "os.read(ends[0], 1)\n"  # until the fork runs, it holds the lock
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S, check=False)
