@@ -27,6 +27,7 @@ from experiments.run.evaluations import PREFIX
 from experiments.run.history import read_previous_attempts
 from experiments.run.lock import lock_run
 from experiments.run.rank_reports import HAS_TRACEBACK
+from experiments.run.split_digest import differ
 from experiments.sweep.sweep import find_by_full_name
 from experiments.tracking.model.final_model import read_interface
 from experiments.trial.evaluation import check_name, create_evaluation
@@ -181,7 +182,7 @@ def _warn_of_other_data(trial: Trial, evaluation: Trial, args: argparse.Namespac
     """Warn if the split is no longer the one that the run itself was evaluated with."""
     before, now = (read_previous_attempts(each.folder, 0).digests.get(args.split) for each in (trial, evaluation))
     has_other = any(override.lstrip("+~").startswith("data") for override in args.overrides)
-    if not has_other and before is not None and now != before:
+    if not has_other and before is not None and now is not None and differ(before, now):
         display.say(
             f"warning: the split '{args.split}' has changed since the run: its digest was {before} and is {now} now"
         )
