@@ -355,6 +355,10 @@ COMMANDS = (
         ),
     ),
     Command(
+        "trust", "let the settings of a project count on this machine", "experiments.cli.project:trust",
+        (argument("folder", nargs="?", default=".", metavar="DIR", completes="folder", help="of the project (.)"),),
+    ),
+    Command(
         "schema", "write JSON Schema of your YAML files, for your editor", "experiments.cli.listings:schema",
         (argument("folder", nargs="?", default=".lathe/schema", metavar="DIR", help="for the files (.lathe/schema)"), CONFIG_DIR),
     ),

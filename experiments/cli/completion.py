@@ -16,6 +16,7 @@ import yaml
 
 from experiments.cli.command import Command, CommandArgument
 from experiments.cli.commands import COMMANDS
+from experiments.cli.project import find_trusted_project
 from experiments.config import options, signature
 from experiments.config import type_check as check
 from experiments.config.validate import MARKS, ROOT
@@ -93,9 +94,10 @@ class Line:
     def runs_dir(self) -> Path:
         return choose_runs_dir([None, *self.find_values("--runs-dir")][-1])
 
-    @property
+    @cached_property
     def config_dirs(self) -> list[str]:
-        return self.find_values("-cd", "--config-dir")
+        project = find_trusted_project()
+        return [*(project.folders("conf") if project is not None else ()), *self.find_values("-cd", "--config-dir")]
 
     @cached_property
     def groups(self) -> dict[str, dict[str, Path]]:

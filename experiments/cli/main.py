@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from experiments.cli.command import Command
 from experiments.cli.commands import COMMANDS
 from experiments.cli.parser import check_values, make_parser
+from experiments.cli.project import add_arguments, find_trusted_project, note_untrusted, set_variables
 from experiments.core.errors import InputError
 from experiments.core.safe_output import safe_output
 
@@ -79,6 +80,12 @@ def _run(arguments: list[str], trust: list[str]) -> int:
     if arguments[:1] == ["rehearse"]:
         print("`lathe rehearse` is now called `lathe cluster`; the old name works until 0.2.0", file=sys.stderr)
         arguments[0] = "cluster"
+    is_command = (
+        bool(arguments) and not arguments[0].startswith("-") and "--help" not in arguments and "-h" not in arguments
+    )
+    project = find_trusted_project() if is_command and arguments[0] != "trust" else None
+    if project is not None:
+        set_variables(project)
     parser, command_parsers = make_parser()
     if arguments and arguments[0] in command_parsers:  # flags and overrides may come in any order
         namespace = argparse.Namespace(command=arguments[0])
@@ -90,6 +97,10 @@ def _run(arguments: list[str], trust: list[str]) -> int:
         return 0
     command = next(command for command in COMMANDS if command.name == args.command)
     check_values(command, args)
+    if project is not None:
+        add_arguments(project, args)
+    elif command.name != "trust":
+        note_untrusted(args)
     return _call(command, args, trust)
 
 

@@ -166,7 +166,7 @@ def test_an_example_has_the_same_losses_on_two_replicas(name: str, alone: Result
 @pytest.mark.parametrize("num_ranks", LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_goes_on_bit_for_bit_after_kill_9_at_a_random_step(
-    name: str, num_ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, num_ranks: int, tmp_path: Path, preloaded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))
     step, trust = random.randrange(1, 100), ("--trust", "ideas")
@@ -176,7 +176,7 @@ def test_an_example_goes_on_bit_for_bit_after_kill_9_at_a_random_step(
     )  # fmt: skip
     results = []
     for is_killed in (False, True):
-        live = Live(tmp_path / str(is_killed))
+        live = Live(tmp_path / str(is_killed), preloaded)
         live.folder.mkdir()
         process = live.start(*command)
         if is_killed:

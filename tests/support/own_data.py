@@ -44,6 +44,11 @@ def write_all(folder: Path) -> dict[str, list[str]]:
     """Write all three; returns the overrides that go with each option of the group `data`."""
     return {
         "csv": [f"data.path={write_table(folder)}", "data.target=price", *REGRESSION],
-        "text": [f"data.path={write_text(folder)}", *LANGUAGE],
-        "image_folder": [f"data.folder={write_photos(folder)}", "data.image_size=8", "data.resize_size=9"],
+        "text": [f"data.path={write_text(folder)}", *LANGUAGE, "batch_size_global=4"],
+        "image_folder": [
+            f"data.folder={write_photos(folder)}",
+            "data.image_size=8",
+            "data.resize_size=9",
+            "batch_size_global=4",
+        ],
     }

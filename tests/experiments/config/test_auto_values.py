@@ -59,7 +59,7 @@ def test_code_that_is_not_trusted_is_not_run(here: Path, monkeypatch: pytest.Mon
     (here / "own_counts.py").write_text(
         "class Rows:\n    is_component = True\n    auto_values = 'own_counts.find'\n"
         "    def __init__(self, num_train: int, num_features: int, num_classes: int) -> None: ...\n"
-        "def find(data):\n    open('was_run', 'w')\n    return {'num_train': 1 / data['num_classes']}\n"
+        "def find(data):\n    open('was_run', 'w').close()\n    return {'num_train': 1 / data['num_classes']}\n"
     )
     monkeypatch.syspath_prepend(str(here))
     words = ["data._target_=own_counts.Rows", *(f"~data.{key}" for key in ("image_shape",))]

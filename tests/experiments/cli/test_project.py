@@ -1,0 +1,110 @@
+"""A project file: found from a folder below, counts when it is trusted, and replaces flags."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.cli.completion import complete
+from experiments.cli.main import main
+from experiments.cli.project import find_project
+from tests.support.waiting import PATIENCE_S
+
+SETTINGS = '[tool.lathe]\nconf = "conf"\ntrust = ["mine"]\nruns_dir = "all_runs"\ndata_root = "my_data"\n'
+MINE = "# Mine.\n_target_: mine.net.Net\nnum_features: ${data.num_features}\nnum_classes: ${data.num_classes}\n"
+NET = (
+    "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self, num_features: int, num_classes: int):\n"
+    "        super().__init__()\n        self.layer = torch.nn.Linear(num_features, num_classes)\n\n"
+    "    def forward(self, inputs):\n        return self.layer(inputs.flatten(1))\n"
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a model of its own; the current folder is below it."""
+    folder = tmp_path / "project"
+    for name, content in {
+        "pyproject.toml": SETTINGS,
+        "conf/model/mine.yaml": MINE,
+        "mine/__init__.py": "",
+        "mine/net.py": NET,
+        "notes/today.txt": "",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("LATHE_RUNS", "LATHE_DATA", "PYTHONPATH"):
+        monkeypatch.setenv(name, "")  # put back after the test
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(folder / "notes")
+    return folder
+
+
+def test_settings_count_only_after_trust(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "model=mine"]) == 2
+    shown = capsys.readouterr().err
+    assert f"note: the settings of {project / 'pyproject.toml'} do not count" in shown
+    assert f"`lathe trust {project}`" in shown
+    assert main(["trust", str(project)]) == 0
+    assert "trust: mine" in capsys.readouterr().out
+    assert main(["plan", "model=mine", "--cfg"]) == 0
+    assert "_target_: mine.net.Net" in capsys.readouterr().out
+    assert (os.environ["LATHE_RUNS"], os.environ["LATHE_DATA"]) == (str(project / "all_runs"), str(project / "my_data"))
+    assert complete(["lathe", "run", "model=mi"]) == ["model=mine"]
+    (project / "pyproject.toml").write_text('[project]\nname = "other"\n' + SETTINGS)  # the rest of the file is free
+    assert main(["plan", "model=mine", "--cfg"]) == 0
+    (project / "pyproject.toml").write_text(SETTINGS.replace('"mine"', '"mine", "more"'))
+    assert main(["plan", "model=mine", "--cfg"]) == 2
+    assert "do not count" in capsys.readouterr().err
+
+
+def test_a_variable_of_the_user_comes_first(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATHE_RUNS", "/elsewhere")
+    assert main(["trust", ".."]) == 0
+    assert main(["options", "model"]) == 0
+    assert os.environ["LATHE_RUNS"] == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('config = "conf"\n', "[tool.lathe] has no key 'config'; did you mean 'conf'?"),
+        ("conf = 3\n", "conf=3 is not a text or a list of texts"),
+        ('runs_dir = ["a"]\n', "runs_dir=['a'] is not a text"),
+        ("conf = \n", "is not valid TOML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told(
+    project: Path, capsys: pytest.CaptureFixture[str], settings: str, message: str
+) -> None:
+    (project / "lathe.toml").write_text(settings)
+    assert main(["trust", str(project)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_nearest_file_with_settings_counts(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "notes" / "pyproject.toml").write_text("[project]\nname = 'inner'\n")
+    found = find_project()
+    assert found is not None
+    assert found.file == project / "pyproject.toml"
+    (project / "lathe.toml").write_text('conf = "other"\n')
+    found = find_project()
+    assert found is not None
+    assert found.file == project / "lathe.toml"
+    assert main(["trust", str(project.parent)]) == 2
+    assert "has no lathe.toml and no pyproject.toml with [tool.lathe]" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_needs_no_flags(project: Path) -> None:
+    assert main(["trust", str(project)]) == 0
+    environment = {name: value for name, value in os.environ.items() if value}
+    command = [sys.executable, "-P", "-m", "experiments.cli", "run", "model=mine", "max_steps=2", "tracking=off"]
+    environment["PYTHONPATH"] = str(Path(__file__).parents[3])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((project / "all_runs" / "single").glob("*/checkpoints/step_*"))) == 1
