@@ -63,7 +63,7 @@ class Single:
                     metrics |= self._update(update, batch, step)
             elif step % update.phase.every_steps == 1:
                 # A callback sees only gradients of this step, in a resumed run too.
-                update.optimizer.zero_grad(set_to_none=True)
+                update.clear_gradients()
         return metrics
 
     def _update(self, update: Update, batch: Tree, step: int) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ class Single:
             with_loss: whether the metrics include the loss, under the name `_LOSS`.
         """
         update = update or self.updates[0]
-        update.optimizer.zero_grad(set_to_none=True)
+        update.clear_gradients()
         step_metrics = []
         parts = self.forward.split(batch, step, self.ranks, update.phase)
         for number, part in enumerate(parts, start=1):

