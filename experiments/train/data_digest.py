@@ -19,7 +19,17 @@ from experiments.core.errors import TrainingError
 from experiments.run.journal import Journal
 from experiments.run.split_digest import PARTIAL, SEPARATOR, differ, is_partial
 from experiments.train.loading.split_signature import check_signature, is_split
-from modules.data.base import Batch, Collector, ComponentWarning, Data, ReadsFiles, Split, Stream, StreamShard
+from modules.data.base import (
+    Batch,
+    Collector,
+    ComponentWarning,
+    Data,
+    ReadsFiles,
+    Split,
+    Stream,
+    StreamShard,
+    has_method,
+)
 
 NUM_IN_MEMORY, NUM_READ = 1000, 16
 MAX_BYTES = 2**28
@@ -109,7 +119,7 @@ def fingerprint(split: Split | Stream) -> str:
         for content in _contents(value):
             whole.update(name.encode() + content)
             is_empty = False
-    if isinstance(split, ReadsFiles):
+    if isinstance(split, ReadsFiles) and has_method(split, "file_sizes"):
         whole.update(split.file_sizes().tobytes())
     if is_empty:
         _add_examples(whole, split, torch.linspace(0, len(split) - 1, count).long())

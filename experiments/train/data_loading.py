@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from experiments.core.seeding import derive_seed
 from experiments.train.loading.split_signature import check_signature, is_split
 from experiments.train.loading.workers import Batches, Workers
-from modules.data.base import Batch, Ordered, Split, Stream, StreamShard
+from modules.data.base import Batch, Ordered, Split, Stream, StreamShard, has_method
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class TrainingBatches:
     def start_epoch(self, epoch: int) -> None:
         """Draw the order and the seeds of an epoch."""
         generator = Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-        if isinstance(self.split, Ordered):
+        if isinstance(self.split, Ordered) and has_method(self.split, "order"):
             self.permutation = self.split.order(self.batch_size, generator)
         else:
             self.permutation = torch.randperm(len(self.split), generator=generator)

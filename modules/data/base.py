@@ -106,6 +106,11 @@ Collate = Callable[[list[Any]], Batch]
 """Makes a batch of the rows of a data set."""
 
 
+def has_method(instance: object, name: str) -> bool:
+    """Whether the class of an object has a method. An attribute of this name, such as ``self.layers = [...]``, does not count."""
+    return callable(getattr(type(instance), name, None))
+
+
 @runtime_checkable
 class ReadsFiles(Protocol):
     """A split that reads one file per example. Its digest covers their sizes."""

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from typing_extensions import TypeIs
+
+from modules.data.base import has_method
 
 
 @runtime_checkable
@@ -18,6 +21,10 @@ class Layered(Protocol):
         Every parameter of the model is in a layer; a parameter in several layers is tied.
         """
         ...
+
+
+def is_layered(model: object) -> TypeIs[Layered]:
+    return isinstance(model, Layered) and has_method(model, "layers")
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,10 @@ class Shardable(Protocol):
     def shards(self) -> dict[str, Shard]:
         """Return the layers to split, by their names in `named_modules`; every rank holds all other layers completely."""
         ...
+
+
+def is_shardable(model: object) -> TypeIs[Shardable]:
+    return isinstance(model, Shardable) and has_method(model, "shards")
 
 
 @runtime_checkable

@@ -40,6 +40,19 @@ class NotLayered(TwoLinear):
     layers = None  # type: ignore[assignment]
 
 
+class NamedLikeContracts(nn.Module):
+    """The same model, whose attributes have the names of methods of optional contracts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = self.stack = TwoLinear().stack
+        self.shards, self.word_vectors = [3], self.stack[0].weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.layers(inputs)
+        return outputs
+
+
 def count_linear(model: type[nn.Module] = TwoLinear, batch_size: int = 13, *, is_frozen: bool = False) -> ModelCount:
     with torch.device("meta"):
         instance = model()
@@ -63,7 +76,7 @@ def sum_flops(count: ModelCount) -> int:
 
 
 @pytest.mark.parametrize("is_frozen", [False, True])
-@pytest.mark.parametrize("model", [TwoLinear, NotLayered])
+@pytest.mark.parametrize("model", [TwoLinear, NotLayered, NamedLikeContracts])
 def test_flops_of_linear_layers_are_those_of_their_matrix_products(model: type[nn.Module], is_frozen: bool) -> None:
     count = count_linear(model, is_frozen=is_frozen)
     first, second = 2 * 13 * 7 * 11, 2 * 13 * 11 * 5
