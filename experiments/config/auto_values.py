@@ -19,6 +19,7 @@ The function takes the arguments of the data set, by name, and returns the value
 replace ``root``, the folder of the files. It raises `ValueError` if it cannot find a value. Best it imports no torch: every
 command that composes the data set calls it.
 """
+ENCODING: Final = "encoding"
 HEADLINE: Final = "headline"
 LOWER_IS_BETTER: Final = ("loss", "error", "perplexity", "mae", "rmse", "mse")
 
@@ -56,6 +57,21 @@ def find_auto_values(data: Mapping[str, Any], keys: Collection[str], trust: Coll
     if missing:
         raise InputError([f"{', '.join(missing)}: {function} does not find this value in the files; write it"])
     return {key: value for key, value in found.items() if key in keys or (key == "root" and key in data)}
+
+
+def keep_encoding(trained: Mapping[str, Any], data: Any) -> Any:
+    """Data of the class that a model was trained with, in which `auto` values that say what the model gets stay as they were.
+
+    Args:
+        trained: arguments of the data set of the training. The class names these arguments in its attribute ``encoding``.
+        data: those of another data set, of any class.
+    """
+    target = data.get("_target_") if isinstance(data, dict) else None
+    names = signature.read_literal(str(target), ENCODING) if target == trained.get("_target_") else None
+    kept = (
+        [name for name in names or () if data.get(name) == AUTO and name in trained] if isinstance(names, tuple) else []
+    )
+    return {**data, **{name: trained[name] for name in kept}} if kept else data
 
 
 def find_best_metric(

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import options
 from experiments.config.allowlist import is_folder, trusted
-from experiments.config.auto_values import find_auto_keys, find_auto_values, find_best_metric
+from experiments.config.auto_values import find_auto_keys, find_auto_values, find_best_metric, keep_encoding
 from experiments.config.experiment import ConfigDraft, Experiment
 from experiments.config.interpolation import Interpolation
 from experiments.config.option_errors import lists, load_file, other_option
@@ -104,14 +104,15 @@ def change(
     chosen, values = _sort_overrides(overrides, draft)
     tree = OmegaConf.create(config)
     choices = _replace_options(chosen, tree, draft, (MAY_BE_EMPTY,) if keeps_model else ("data", MAY_BE_EMPTY))
+    if keeps_model:
+        tree.data = keep_encoding(config["data"], OmegaConf.to_container(tree, resolve=False)["data"])  # type: ignore[index, call-overload]
     changed_keys = {override.key_or_group for override in values}
     if "parallel" in choices and "batch_size_per_device" not in changed_keys:
         tree["batch_size_per_device"] = None  # the value was for the old topology
     if "data_root" in changed_keys and config.get("data", {}).get("root") == config.get("data_root"):
         tree["data"]["root"] = "${data_root}"
-    composed = _finish(tree, values, choices, draft, trust)
-    dir_names = tuple(map(str, dirs))
-    return replace(composed, overrides=tuple(overrides), config_dirs=dir_names, trust=_packages(trust), source=source)
+    own = replace(_finish(tree, values, choices, draft, trust), overrides=tuple(overrides), trust=_packages(trust))
+    return replace(own, config_dirs=tuple(map(str, dirs)), source=source)
 
 
 def _packages(trust: Sequence[str]) -> tuple[str, ...]:

@@ -52,6 +52,11 @@ def evaluate(args: argparse.Namespace) -> int:
     try:
         config = compose_evaluation(trial, args.overrides, args.config_dir, args.trust)
         plan = make_plan(config)
+        if config["data"] != trial.config["data"]:
+            from experiments.results.evaluate.same_encoding import find_other_tokens
+
+            if problem := find_other_tokens(trial.config["data"], config["data"], trusted(args.trust)):
+                raise InputError([problem], f"the evaluation of '{trial.folder.name}'")
         if args.here:
             check_here(config, plan)
         if args.name is not None:
@@ -60,6 +65,7 @@ def evaluate(args: argparse.Namespace) -> int:
         evaluates = {
             "name": args.name, "split": args.split, "chosen": chosen, "overrides": list(args.overrides),
             "inputs": interface.to_dict()["inputs"] if interface is not None else None,
+            "class_names": interface.to_dict()["class_names"] if interface is not None else None,
         }  # fmt: skip
         evaluation = create_evaluation(trial, config, checkpoint, evaluates)
         display = Display(sys.stderr if args.json else sys.stdout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from experiments.run.evaluations import PREFIX
 from experiments.train.callbacks.run_callbacks import RunCallbacks
 from experiments.train.evaluation.evaluation_loop import Batches, EvaluationLoop
 from experiments.train.trainer import Trainer
-from modules.data.base import Collector
+from modules.data.base import Collector, Data
 
 OUT_OF_RANGE = ("out of bounds", "index out of range in self")
 """Parts of torch's errors about a class that a loss, or a token that an embedding does not have."""
@@ -50,6 +50,8 @@ class SplitEvaluation(Trainer):
                     f"--split {split_name}: these data have no end, and an evaluation shows every example once; "
                     "use --split val or test"
                 )
+            if problem := _find_other_classes(self.components.data, self.evaluates.get("class_names")):
+                raise ValueError(problem)
         sets = dict(zip(self.components.evaluation_sets, others, strict=True))
         callbacks = RunCallbacks(model, {}, None, is_first=self.rank.number == 0)
         evaluation = EvaluationLoop(
@@ -97,3 +99,18 @@ class SplitEvaluation(Trainer):
             else:
                 raise
             raise InputError([f"{problem}; choose data that fit the model"], "the evaluation") from err
+
+
+def _find_other_classes(data: Data, trained: Sequence[str] | None) -> str | None:
+    """Why the classes of loaded data are others than those of the training; None if they are the same, or have no names."""
+    names = getattr(data, "class_names", None)
+    if not names or not trained or list(names) == list(trained):
+        return None
+    return (
+        f"the data have the classes {_shorten(names)}, but the model was trained with {_shorten(trained)}, in this order; "
+        "choose data with the same classes"
+    )
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

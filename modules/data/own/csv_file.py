@@ -29,6 +29,7 @@ class CsvFile:
 
     is_component = True
     auto_values = "modules.data.own.columns.find_auto_values"
+    encoding = ("columns", "kind", "classes", "num_features", "num_classes", "target_mean", "target_std")
     takes: Final = "row"
 
     def __init__(
@@ -88,7 +89,8 @@ class CsvFile:
         self.root, self.files = Path(root).expanduser().absolute(), dict(files)
         self.paths = {"train": path, "val": val_path, "test": test_path}
         self.target, self.columns, self.kind, self.classes = target, columns, kind, list(classes)
-        self.class_names = self.classes
+        if self.classes:
+            self.class_names = self.classes
         self.num_features, self.num_train = num_features, num_train
         self.target_mean, self.target_std = target_mean, target_std
         self.held_out_share = held_out_share

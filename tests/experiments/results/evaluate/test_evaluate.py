@@ -19,6 +19,7 @@ from experiments.results.search.index import Index
 from experiments.run import evaluations, journal
 from experiments.run.checkpoint import Checkpoints
 from experiments.trial.trial import Trial, freeze
+from tests.support.own_data import write_photos
 
 OVERRIDES = (
     "model=mlp", "callback=ema", "max_steps=4", "eval_every_steps=2", "checkpoint.every_steps=2", "checkpoint.keep_last=2",
@@ -140,6 +141,45 @@ def test_data_that_do_not_fit_the_model_are_refused(
     assert not (trial.folder / evaluations.FOLDER).exists()
     (problem,) = _find_larger_sizes({"num_classes": 10}, {"num_classes": 11})
     assert problem.startswith("data.num_classes=11 is more than the 10 classes that the model was trained with")
+
+
+def _train(runs_dir: Path, *words: str) -> Trial:
+    experiment = compose([*words, "max_steps=2", "batch_size_global=4", "tracking=off", f"runs_dir={runs_dir}"])
+    with (runs_dir / "output.txt").open("w", encoding="utf-8") as output:
+        return run(freeze(experiment), display=Display(output), here=True).trial
+
+
+def test_classes_and_numbers_of_other_data_mean_what_they_meant_in_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"{n},{'abc'[n % 3]}\n" for n in range(60))
+    (tmp_path / "all.csv").write_text(f"x,y\n{rows}")
+    (tmp_path / "some.csv").write_text("x,y\n" + "".join(f"{1000 * n},{'bc'[n % 2]}\n" for n in range(20)))
+    table = ("data=csv", "data.target=y", f"data.root={tmp_path}")
+    trial = _train(tmp_path, *table, "data.path=all.csv", "model=mlp")
+    assert evaluate(trial, *table, "data.path=some.csv") == 0
+    evaluated = Trial(next((trial.folder / "evaluations").iterdir())).config["data"]
+    for key in ("classes", "columns", "num_classes"):  # not those of the smaller file
+        assert evaluated[key] == trial.config["data"][key]
+    assert list(evaluated["files"]) == ["some.csv"]
+    capsys.readouterr()
+    write_photos(tmp_path)
+    sizes = ("data=image_folder", "data.image_size=8", "data.resize_size=9", f"data.root={tmp_path}")
+    trial = _train(tmp_path, *sizes, "data.folder=pets", "model=softmax")
+    (tmp_path / "pets" / "bee").rename(tmp_path / "pets" / "wasp")
+    assert evaluate(trial, *sizes, "data.folder=pets", "--split", "val") == 2
+    assert "the data have the classes ant, wasp, but the model was trained with ant, bee" in capsys.readouterr().err
+
+
+def test_tokens_of_another_text_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.txt").write_text("once upon a time " * 60)
+    (tmp_path / "same.txt").write_text("a time once upon " * 60)
+    (tmp_path / "other.txt").write_text("abcdefghij " * 60)
+    text = ("data=text", f"data.root={tmp_path}", "data.context_tokens=8")
+    trial = _train(tmp_path, *text, "data.path=one.txt", "model=gpt_nano", "evaluator=perplexity")
+    assert evaluate(trial, *text, "data.path=same.txt") == 0
+    assert evaluate(trial, *text, "data.path=other.txt") == 2
+    assert "numbers its tokens in its own way, and the model knows those of the training" in capsys.readouterr().err
 
 
 def test_a_run_that_cannot_be_evaluated_says_why(trial: Trial, capsys: pytest.CaptureFixture[str]) -> None:
