@@ -61,7 +61,13 @@ def test_a_network_of_timm_fits_data_and_objective(composed: Composed) -> None:
 @pytest.mark.slow
 def test_a_network_of_torchvision_fits_data_and_objective(composed: Composed) -> None:
     pytest.importorskip("torchvision", reason="torchvision is an extra: pip install 'lathe-dl[models]'")
-    photos = ["data=image_folder", "data.image_shape=[3,32,32]", "data.num_features=3072", "data.image_size=32"]
+    photos = [
+        "data=imagenet",
+        "data.num_classes=10",
+        "data.image_shape=[3,32,32]",
+        "data.num_features=3072",
+        "data.image_size=32",
+    ]
     model = {"_target_": "torchvision.models.squeezenet.squeezenet1_1", "num_classes": "${data.num_classes}"}
     assert loss_of(composed(model, *photos, "data.resize_size=32", trust=["torchvision"])) > 0
 

@@ -33,7 +33,8 @@ WORDS = ["data=shakespeare_char", "data.vocab_size=12", "data.context_tokens=7",
 
 def use_images(size: int) -> list[str]:
     shape = [f"data.image_shape=[3,{size},{size}]", f"data.num_features={3 * size * size}"]
-    return ["data=image_folder", f"data.resize_size={size}", f"data.image_size={size}", *shape]
+    sizes = [f"data.resize_size={size}", f"data.image_size={size}", "data.num_classes=10", "data.num_train=null"]
+    return ["data=imagenet", *sizes, *shape]
 
 
 TINY: dict[str, list[str]] = {
