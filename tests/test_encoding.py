@@ -20,6 +20,7 @@ NO_TEXT = {
     "opener",
     "safe_open",
     "shelve",
+    "wave",
     "atomic",
     "archive",
     "self.tracker",
