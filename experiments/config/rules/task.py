@@ -158,7 +158,7 @@ def _packages(view: ConfigView) -> str | None:
         return None
     return (
         f"task.delta={task['delta']} needs the package 'opacus' to compute epsilon, which is not installed; "
-        "`pip install 'lathe[privacy]'`, or set task.delta=null"
+        "`pip install 'lathe-dl[privacy]'`, or set task.delta=null"
     )
 
 

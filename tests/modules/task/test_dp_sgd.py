@@ -15,7 +15,7 @@ from modules.task.base import StepContext
 from modules.task.dp_sgd import DpSgd
 
 has_opacus = pytest.mark.skipif(
-    importlib.util.find_spec("opacus") is None, reason="opacus is an extra: pip install 'lathe[privacy]'"
+    importlib.util.find_spec("opacus") is None, reason="opacus is an extra: pip install 'lathe-dl[privacy]'"
 )
 INPUTS, TARGETS = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 0, 1, 2])
 
