@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
-from typing_extensions import TypeIs
 
 from modules.data.base import has_method
 
@@ -23,7 +22,8 @@ class Layered(Protocol):
         ...
 
 
-def is_layered(model: object) -> TypeIs[Layered]:
+def is_layered(model: object) -> bool:
+    """Whether a model is `Layered`; an attribute with the name ``layers`` does not count."""
     return isinstance(model, Layered) and has_method(model, "layers")
 
 
@@ -53,7 +53,8 @@ class Shardable(Protocol):
         ...
 
 
-def is_shardable(model: object) -> TypeIs[Shardable]:
+def is_shardable(model: object) -> bool:
+    """Whether a model is `Shardable`; an attribute with the name ``shards`` does not count."""
     return isinstance(model, Shardable) and has_method(model, "shards")
 
 

@@ -145,7 +145,7 @@ def test_children_and_shared_memory_of_a_rank_are_removed(start: Any, tmp_path: 
     assert list(SHARED_MEMORY.glob(f"torch_{pid}_*")) == []
 
 
-def test_no_rank_is_left_when_the_machine_refuses_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_rank_is_left_when_the_machine_refuses_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, pids = subprocess.Popen, list[int]()
 
     def started(command: list[str], **options: Any) -> Any:
@@ -156,12 +156,12 @@ def test_no_rank_is_left_when_the_machine_refuses_one(monkeypatch: pytest.Monkey
         return process
 
     monkeypatch.setattr("launchers.processes.process.subprocess.Popen", started)
-    before = set(Path(tempfile.gettempdir()).glob("lathe-*"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other tests make such folders at the same time
     with pytest.raises(LaunchError, match="could not be started: Resource temporarily unavailable; free memory"):
         Local().launch(AttemptSpec(Path("/x"), 1, ranks_per_node=4))
     assert len(pids) == 2
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
-    assert set(Path(tempfile.gettempdir()).glob("lathe-*")) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_more_than_one_node_is_refused() -> None:
