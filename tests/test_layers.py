@@ -46,6 +46,8 @@ CONTRACTS = {  # beside every base.py
     "modules.parallel.handshake",
     # Engines and the trainer write into the same checkpoints.
     "modules.parallel.checkpoint_format",
+    # A training and `lathe predict` read a table alike.
+    "modules.data.own.columns",
     # Whether a folder belongs to this user.
     "launchers.ownership",
     # A worker starts, judges and clears away ranks as a launcher of this machine does.

@@ -15,7 +15,14 @@ from collections.abc import Iterator, Sequence
 from experiments.cli.command import Command
 from experiments.cli.commands import COMMANDS
 from experiments.cli.parser import check_values, make_parser
-from experiments.cli.project import add_arguments, find_trusted_project, note_untrusted, set_variables
+from experiments.cli.project import (
+    add_arguments,
+    find_project,
+    find_trusted_project,
+    is_trusted,
+    note_untrusted,
+    set_variables,
+)
 from experiments.core.errors import InputError
 from experiments.core.safe_output import safe_output
 
@@ -75,6 +82,8 @@ def _run(arguments: list[str], trust: list[str]) -> int:
         from experiments.cli.completion import complete
 
         with contextlib.suppress(InputError, OSError, ValueError):  # the user is still typing
+            if (project := find_trusted_project()) is not None:
+                set_variables(project)
             print("\n".join(complete(arguments[1:])))
         return 0
     if arguments[:1] == ["rehearse"]:
@@ -83,8 +92,10 @@ def _run(arguments: list[str], trust: list[str]) -> int:
     is_command = (
         bool(arguments) and not arguments[0].startswith("-") and "--help" not in arguments and "-h" not in arguments
     )
-    project = find_trusted_project() if is_command and arguments[0] != "trust" else None
+    found = find_project() if is_command and arguments[0] != "trust" else None
+    project = found if found is not None and is_trusted(found) else None
     if project is not None:
+        project.check()
         set_variables(project)
     parser, command_parsers = make_parser()
     if arguments and arguments[0] in command_parsers:  # flags and overrides may come in any order
@@ -99,8 +110,8 @@ def _run(arguments: list[str], trust: list[str]) -> int:
     check_values(command, args)
     if project is not None:
         add_arguments(project, args)
-    elif command.name != "trust":
-        note_untrusted(args)
+    elif found is not None:
+        note_untrusted(found, args)
     return _call(command, args, trust)
 
 

@@ -112,10 +112,9 @@ def add_arguments(project: Project, args: argparse.Namespace) -> None:
         args.trust = list(dict.fromkeys([*own, *args.trust]))
 
 
-def note_untrusted(args: argparse.Namespace) -> None:
+def note_untrusted(project: Project, args: argparse.Namespace) -> None:
     """Say that the settings of a project do not count yet, if the command would use them."""
-    project = find_project() if hasattr(args, "config_dir") or hasattr(args, "trust") else None
-    if project is not None and not is_trusted(project):
+    if hasattr(args, "config_dir") or hasattr(args, "trust"):
         print(
             f"note: the settings of {project.file} do not count, because they can name code to run; if you trust this project: "
             f"`lathe trust {project.folder}`",

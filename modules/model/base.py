@@ -7,8 +7,6 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from modules.data.base import has_method
-
 
 @runtime_checkable
 class Layered(Protocol):
@@ -20,11 +18,6 @@ class Layered(Protocol):
         Every parameter of the model is in a layer; a parameter in several layers is tied.
         """
         ...
-
-
-def is_layered(model: object) -> bool:
-    """Whether a model is `Layered`; an attribute with the name ``layers`` does not count."""
-    return isinstance(model, Layered) and has_method(model, "layers")
 
 
 @dataclass(frozen=True)
@@ -51,11 +44,6 @@ class Shardable(Protocol):
     def shards(self) -> dict[str, Shard]:
         """Return the layers to split, by their names in `named_modules`; every rank holds all other layers completely."""
         ...
-
-
-def is_shardable(model: object) -> bool:
-    """Whether a model is `Shardable`; an attribute with the name ``shards`` does not count."""
-    return isinstance(model, Shardable) and has_method(model, "shards")
 
 
 @runtime_checkable

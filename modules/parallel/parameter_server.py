@@ -133,9 +133,9 @@ class ParameterServer:
     def _serve(self, number: int, setup: TrainingSetup, config: EngineConfig) -> None:
         flat = FlatParameters(setup.model)
         schedule = find_schedule(setup.optimizer) or setup.schedule
-        factor = lambda update: schedule.factor(update, config.num_steps)  # noqa: E731
         shard = ParameterShard(
-            flat, flat.shard(number, self.num_servers), setup.optimizer, factor, self.correct, self.policy,
+            flat, flat.shard(number, self.num_servers), setup.optimizer,
+            lambda update: schedule.factor(update, config.num_steps), self.correct, self.policy,
             self.chunks(config.topology),
         )  # fmt: skip
         store = join_store(config.rank)

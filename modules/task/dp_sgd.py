@@ -89,7 +89,7 @@ class DpSgd(Supervised):
         inputs, targets = tree_map_only(Tensor, randomise, batch)
         try:
             self._per_example_gradients(model, inputs, targets)
-        except (RuntimeError, NotImplementedError) as err:
+        except RuntimeError as err:
             raise ValueError(
                 f"task DpSgd cannot compute a gradient for each example of this model: {str(err).splitlines()[0]}; use layers "
                 "that torch.func.vmap supports"

@@ -92,8 +92,10 @@ def _arguments(docstring: str) -> Iterator[tuple[list[str], str]]:
 
 
 def _text(node: ast.stmt) -> str:
-    is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    return node.value.value if is_text else ""  # type: ignore[attr-defined]
+    match node:
+        case ast.Expr(value=ast.Constant(value=str(text))):
+            return text
+    return ""
 
 
 def _in_one_line(text: str) -> str:

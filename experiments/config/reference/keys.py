@@ -43,9 +43,9 @@ def find_keys(key: str, groups: Mapping[str, Mapping[str, Path]]) -> list[KeyRef
     ]
 
 
-def known_keys(groups: Mapping[str, Mapping[str, Path]], group: str | None = None) -> list[str]:
+def known_keys(groups: Mapping[str, Mapping[str, Path]]) -> list[str]:
     """All keys of the schema and of the components in the options, in their order."""
-    return list(dict.fromkeys(reference.key for reference in _all_keys(groups, group)))
+    return list(dict.fromkeys(reference.key for reference in _all_keys(groups, None)))
 
 
 def _all_keys(groups: Mapping[str, Mapping[str, Path]], first: str | None) -> Iterator[KeyReference]:

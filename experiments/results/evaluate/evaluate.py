@@ -52,7 +52,7 @@ def evaluate(args: argparse.Namespace) -> int:
     try:
         config = compose_evaluation(trial, args.overrides, args.config_dir, args.trust)
         plan = make_plan(config)
-        if config["data"] != trial.config["data"]:
+        if {**config["data"], "root": None} != {**trial.config["data"], "root": None}:
             from experiments.results.evaluate.same_encoding import find_other_tokens
 
             if problem := find_other_tokens(trial.config["data"], config["data"], trusted(args.trust)):

@@ -12,30 +12,26 @@ from modules.data.base import DataError, HasVocabulary, ParallelCorpus, Tokenize
 
 
 def find_other_tokens(before: dict[str, Any], now: dict[str, Any], trust: Collection[str]) -> str | None:
-    """Why the tokens of other data mean something else than in the training; None if they mean the same.
+    """Why the tokens of other data may mean something else than in the training; None if they mean the same.
 
     Args:
         before: the node of the data that the model was trained with.
         now: that of the data to evaluate on.
         trust: packages that the nodes may name.
     """
-    if before == now:
-        return None
     trained, other = (instantiate(node, "data", trust) for node in (before, now))
     rule = "numbers its tokens in its own way, and the model knows those of the training"
     try:
         tokens = _list_tokens(other)
+        if tokens is None and not isinstance(other, ParallelCorpus):
+            return None
         if tokens is None:
-            return f"{now['_target_']} {rule}; evaluate on a split of the run's own data" if _is_corpus(other) else None
+            return f"{now['_target_']} {rule}; evaluate on a split of the run's own data"
         if tokens == _list_tokens(trained):
             return None
     except DataError as err:
         return f"the tokens of the training and of these data cannot be compared: {err}"
     return f"{now['_target_']} {rule}; choose data with the same vocabulary"
-
-
-def _is_corpus(data: object) -> bool:
-    return isinstance(data, ParallelCorpus)
 
 
 def _list_tokens(data: object) -> list[str] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
+from modules.data.own.columns import read_table
 
 JSON_ENDINGS = (".json", ".jsonl")
-SEPARATORS = ",;\t|"
 
 
 def find_problem(arg: str) -> str | None:
@@ -28,7 +27,7 @@ def read_rows(arg: str) -> Iterator[str]:
     """Iterate over the rows of a file, each as a JSON object of its columns; an empty cell is null.
 
     Args:
-        arg: a file with the names of its columns in the first line; or `.json`, a list of objects; or `.jsonl`, an object
+        arg: a table as in training, see `read_table`; or `.json`, a list of objects; or `.jsonl`, an object
             in each line.
 
     Raises:
@@ -39,23 +38,15 @@ def read_rows(arg: str) -> Iterator[str]:
         if path.suffix.lower() in JSON_ENDINGS:
             yield from map(json.dumps, _read_objects(path))
         else:
-            yield from map(json.dumps, _read_cells(path))
+            table = read_table(path, None).astype(object)
+            rows = table.where(table.notna(), None).to_dict("records")
+            yield from (json.dumps(row, ensure_ascii=False) for row in rows)
     except OSError as err:
         raise InputError([f"{arg} cannot be read ({err.strerror}); name a CSV or JSON file with rows"]) from err
-    except (ValueError, csv.Error) as err:
-        raise InputError([f"{arg} cannot be read as a table ({err}); name a CSV file in UTF-8, or JSON"]) from err
-
-
-def _read_cells(path: Path) -> Iterator[dict[str, str | None]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        first = file.readline()
-        file.seek(0)
-        try:
-            separator = csv.Sniffer().sniff(first, SEPARATORS).delimiter
-        except csv.Error:
-            separator = ","
-        for row in csv.DictReader(file, delimiter=separator, skipinitialspace=True):
-            yield {str(name).strip(): cell or None for name, cell in row.items() if name is not None}
+    except ValueError as err:
+        is_json = path.suffix.lower() in JSON_ENDINGS
+        problem = f"{arg} cannot be read as JSON ({err}); name a file with objects" if is_json else str(err)
+        raise InputError([problem]) from err
 
 
 def _read_objects(path: Path) -> Iterator[dict[str, Any]]:

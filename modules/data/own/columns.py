@@ -26,13 +26,12 @@ MOST_CLASSES: Final = 20
 SPLITS: Final = ("train", "val", "test")
 
 
-def read_table(path: Path, target: str, *, needs_target: bool = True) -> pd.DataFrame:
+def read_table(path: Path, target: str | None) -> pd.DataFrame:
     """Read a table with the names of its columns in the first line. Rows without a target are left out.
 
     Args:
         path: of a text file, in UTF-8, which may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``).
-        target: name of a column.
-        needs_target: False for rows to predict.
+        target: name of a column; None for rows to predict.
 
     Raises:
         ValueError: the file cannot be read as a table, or has no such column or no row.
@@ -47,14 +46,14 @@ def read_table(path: Path, target: str, *, needs_target: bool = True) -> pd.Data
         reason = " ".join(str(err).split()) or type(err).__name__
         raise ValueError(f"{path} cannot be read as a table ({reason}); save it as CSV in UTF-8") from err
     table.columns = [str(name).strip() for name in table.columns]
-    if needs_target:
+    if target is not None:
         if target not in table.columns:
             raise ValueError(
                 f"data.target={target!r}: {path} has no such column; its columns are {', '.join(map(repr, table.columns))}"
             )
         table = table[table[target].notna()]
     if not len(table):
-        raise ValueError(f"{path} has no row{' with a target' if needs_target else ''}; add rows below the names")
+        raise ValueError(f"{path} has no row{'' if target is None else ' with a target'}; add rows below the names")
     return table.reset_index(drop=True)
 
 

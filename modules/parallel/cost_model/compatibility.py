@@ -7,8 +7,9 @@ from itertools import pairwise
 
 from torch import nn
 
+from modules.data.base import has_method
 from modules.evaluator.base import AnyEvaluator, ModelEvaluator, list_evaluators
-from modules.model.base import Layered, Shardable, is_layered, is_shardable
+from modules.model.base import Layered, Shardable
 from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.partition import partition_balanced
 from modules.parallel.topology import Meaning, Settings, Topology, name_setting
@@ -74,7 +75,7 @@ def find_stage_bounds(model: nn.Module, num_stages: int, partition: Partition) -
     Raises:
         ValueError: there are more stages than layers, or the model is not a list of layers.
     """
-    if not isinstance(model, Layered) or not is_layered(model):
+    if not isinstance(model, Layered) or not has_method(model, "layers"):
         raise ValueError(f"{type(model).__name__} has no layers()")
     weights = [float(sum(parameter.numel() for parameter in layer.parameters())) for layer in model.layers()]
     if not isinstance(partition, str):
@@ -85,7 +86,7 @@ def find_stage_bounds(model: nn.Module, num_stages: int, partition: Partition) -
 def _find_stage_problems(model: nn.Module, num_stages: int, partition: Partition, names: Settings) -> list[str]:
     pipe = name_setting(names, "pipe")
     setting = f"{pipe}={num_stages}"
-    if not isinstance(model, Layered) or not is_layered(model):
+    if not isinstance(model, Layered) or not has_method(model, "layers"):
         hint = "add layers() to it (modules/model/base.py), or use parallel=data"
         return [f"{setting} cuts a list of layers, but {type(model).__name__} has no layers(); {hint}"]
     layers = model.layers()
@@ -108,7 +109,7 @@ def _find_stage_problems(model: nn.Module, num_stages: int, partition: Partition
 def _find_shard_problems(model: nn.Module, num_ranks: int, names: Settings) -> list[str]:
     key = name_setting(names, "model")
     setting = f"{key}={num_ranks}"
-    if not isinstance(model, Shardable) or not is_shardable(model):
+    if not isinstance(model, Shardable) or not has_method(model, "shards"):
         hint = "add shards() to it (modules/model/base.py), or use parallel=data"
         return [f"{setting} splits layers, but {type(model).__name__} has no shards() that lists them; {hint}"]
     shards = model.shards()

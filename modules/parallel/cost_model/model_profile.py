@@ -18,8 +18,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from modules.data.base import Tensors, Tree
-from modules.model.base import Layered, is_layered
+from modules.data.base import Tensors, Tree, has_method
+from modules.model.base import Layered
 from modules.objective.base import Objective, apply_objective
 from modules.parallel.base import TrainingSetup
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, Weight
@@ -104,7 +104,7 @@ class _Counter:
         """Count all layers and the objective."""
         counts: list[LayerCount] = []
         value: Any = inputs
-        for layer in model.layers() if isinstance(model, Layered) and is_layered(model) else [model]:
+        for layer in model.layers() if isinstance(model, Layered) and has_method(model, "layers") else [model]:
             count, value = self.count_part(layer, layer, value)
             counts.append(count)
         loss, _ = self.count_part(objective, lambda outputs: apply_objective(objective, outputs, targets)[0], value)

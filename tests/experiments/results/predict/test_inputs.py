@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +102,39 @@ def test_texts_are_unchanged_from_arguments_and_standard_input(folder: Path) -> 
         "line 3 of the input is empty; write a text",
     ]
     assert find_problems(["a", ""], "text") == ["INPUT='' is empty; write a text, or leave it out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.csv", "area,city\n12.5,Zoë\n,Rome\n".encode()),
+        ("rows.csv", "area;city\r\n12.5;Zoë\r\n;Rome\r\n".encode("utf-8-sig")),
+        ("rows.csv.gz", gzip.compress("area,city\n12.5,Zoë\n,Rome\n".encode())),
+        ("rows.json", '[{"area": 12.5, "city": "Zoë"}, {"area": null, "city": "Rome"}]'.encode()),
+        ("rows.jsonl", '{"area": 12.5, "city": "Zoë"}\n\n{"area": null, "city": "Rome"}\n'.encode()),
+    ],
+)
+def test_rows_of_a_file_are_inputs(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    assert find_problems([name], "row") == []
+    read = [json.loads(item.value) for item in read_inputs([name], "row", ())]
+    assert read == [{"area": 12.5, "city": "Zoë"}, {"area": None, "city": "Rome"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.csv", None, "none.csv cannot be read"), ("a.csv", b"", "cannot be read as a table"),
+        ("a.csv", b"x,y\n", "has no row"), ("a.csv", b"\xff\xfe", "cannot be read as a table"),
+        ("a.json", b"{", "a.json cannot be read as JSON"), ("a.json", b"[1]", "item 1 is no object"),
+        ("pets", None, "cannot be read"),
+    ],
+)  # fmt: skip
+def test_files_without_rows_are_refused(folder: Path, name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (folder / name).write_bytes(content)
+    (problem,) = find_problems([name], "row")
+    assert message in problem
 
 
 def test_standard_input_is_read_lazily() -> None:
