@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_module
+import hydra.version
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.defaults_list import create_defaults_list
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
-from hydra.types import RunMode
 from hydra.version import VersionBase
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,7 +36,6 @@ from experiments.config.source_map import SourceMap, shown_path
 from experiments.config.type_check import UNKNOWN
 from experiments.config.validate import Validation
 from experiments.core.errors import ConfigError, InputError, did_you_mean
-from experiments.core.files.packages import PREFIX
 from experiments.core.renamed import suggestion
 from experiments.core.secrets import find_secret_keys
 
@@ -254,19 +254,20 @@ def _is_option(override: Override, draft: ConfigDraft) -> bool:
 
 def _compose_groups(chosen: list[str], draft: ConfigDraft) -> tuple[DictConfig, dict[str, str | None]]:
     """Merge the files of the defaults lists in Hydra's order; returns the tree and the option of every group."""
-    quoted = [
-        f"{_UserFolder.scheme()}://" + str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in draft.dirs
-    ]
-    search = "hydra.searchpath=[" + ",".join(f"'{folder}'" for folder in quoted) + "]"
-    SourcesRegistry.instance().register(_UserFolder)
+    repository = ConfigRepository(ConfigSearchPathImpl())
+    repository.sources = [_Folder(str(folder)) for folder in options.folders(draft.dirs)]
     try:
-        with _own_hydra():
-            loader = GlobalHydra.instance().config_loader()
-            defaults_list = loader.compute_defaults_list("config", [*chosen, search], RunMode.RUN)
+        with _own_hydra_version():
+            defaults_list = create_defaults_list(
+                CachingConfigRepository(repository),
+                "config",
+                OverridesParser.create().parse_overrides(chosen),
+                prepend_hydra=False,
+                skip_missing=False,
+            )
         tree = OmegaConf.create()
         for entry in defaults_list.defaults:
-            if not entry.config_path.startswith("hydra/"):
-                _merge(entry.config_path, entry.package or "", tree, draft)
+            _merge(entry.config_path or "", entry.package or "", tree, draft)
     except ConfigError as err:
         raise ConfigError([*draft.problems, *err.problems]) from err
     except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as err:
@@ -274,40 +275,33 @@ def _compose_groups(chosen: list[str], draft: ConfigDraft) -> tuple[DictConfig, 
     choices = {
         group: option if option is None or isinstance(option, str) else ",".join(option)
         for group, option in defaults_list.overrides.known_choices.items()
-        if not group.startswith("hydra")
     }
     return tree, choices
 
 
 @contextmanager
-def _own_hydra() -> Iterator[None]:
-    """Initialize Hydra. Its state is global, so that of a program which uses Hydra itself is put aside, and back afterwards."""
+def _own_hydra_version() -> Iterator[None]:
+    """Read defaults lists by the rules of the newest Hydra, whatever version a program that uses Hydra itself has set."""
     with _HYDRA_LOCK:
-        user, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
-        GlobalHydra.instance().clear()
+        before = VersionBase.instance().version_base
+        hydra.version.setbase(None)
         try:
-            with initialize_config_module(config_module=f"{PREFIX}conf", version_base=None):
-                yield
+            yield
         finally:
-            if user is not None:
-                GlobalHydra.instance().hydra = user
-                VersionBase.instance().version_base = version
+            VersionBase.instance().version_base = before
 
 
-class _UserFolder(FileConfigSource):
-    """A folder of `--config-dir`. Hydra reads a file of it only within limits, and an error names the file."""
+class _Folder(FileConfigSource):
+    """A folder of groups and options. Hydra reads a file of it only within limits, and an error names the file."""
 
-    @staticmethod
-    def scheme() -> str:
-        return "lathe"
+    def __init__(self, path: str) -> None:
+        super().__init__("lathe", path)
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, self._normalize_file_name(config_path))
         content = load_file(path)
         header = self._get_header_dict(path.read_text(encoding="utf-8-sig")[:512])
-        return ConfigResult(
-            provider=self.provider, path=f"{self.scheme()}://{self.path}", config=content, header=header
-        )
+        return ConfigResult(provider=self.provider, path=self.path, config=content, header=header)
 
 
 def _merge(config_path: str, package: str, tree: DictConfig, draft: ConfigDraft) -> None:

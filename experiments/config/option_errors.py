@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config.source_map import find_misread_keys, shown_path
@@ -43,7 +45,7 @@ def load_file(path: Path) -> DictConfig:
     """
     where = shown_path(path)
     try:
-        content = OmegaConf.load(io.StringIO(read_within_limits(path)))
+        content = deepcopy(_parse(read_within_limits(path)))
     except YamlError as err:
         raise ConfigError([f"{where} {err}"]) from err
     except yaml.MarkedYAMLError as err:
@@ -66,6 +68,12 @@ def load_file(path: Path) -> DictConfig:
     if isinstance(content, DictConfig):
         return content
     raise ConfigError([f"{where} is a list, not a map; write `key: value` lines"])
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str) -> DictConfig | ListConfig:
+    """Each composition reads the same thirty files again, some of them twice."""
+    return OmegaConf.load(io.StringIO(text))
 
 
 def _misread_keys(path: Path) -> list[str]:
