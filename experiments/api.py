@@ -11,6 +11,9 @@ Example::
     best = frame.sort_values("delivered/val/accuracy_top1").iloc[-1]
     model = load_model(best["folder"])
 
+The settings of the project of the current folder count, as for the commands, once you have trusted it with `lathe trust`: its
+folders and packages come before `config_dirs` and `trust`.
+
 Functions import what they need when they are called, so that importing this module is fast.
 """
 
@@ -53,7 +56,8 @@ def compose(
     from experiments.config import compose
 
     overrides = [overrides] if isinstance(overrides, str) else overrides
-    return compose.compose(overrides, config_dirs=config_dirs, trust=trust)
+    folders, packages = _with_project(config_dirs, trust)
+    return compose.compose(overrides, config_dirs=folders, trust=packages)
 
 
 def freeze(experiment: Experiment) -> Trial:
@@ -92,7 +96,7 @@ def run(trial: Trial, *, trust: Sequence[str] = (), here: bool = False) -> RunRe
     """
     from experiments.launch import run_trial
 
-    return run_trial.run(trial, trust=trust, here=here)
+    return run_trial.run(trial, trust=_with_project((), trust)[1], here=here)
 
 
 def sweep(
@@ -127,12 +131,12 @@ def sweep(
     from experiments.sweep.create import prepare
     from experiments.sweep.spec import read, read_overrides
 
-    folders = [str(folder) for folder in config_dirs]
+    folders, packages = _with_project(config_dirs, trust)
     if isinstance(sweep, str):
-        spec = read(sweep, overrides, folders, trust)
+        spec = read(sweep, overrides, folders, packages)
     else:
-        spec = read_overrides([*sweep, *overrides], folders, trust=trust)
-    draft = prepare(spec, config_dirs=folders, trust=trust)
+        spec = read_overrides([*sweep, *overrides], folders, trust=packages)
+    draft = prepare(spec, config_dirs=folders, trust=packages)
     if draft.templates.all[0].config["launcher"].get("dry_run"):
         raise InputError(
             ["launcher.dry_run=true starts no trial; leave it out, or use `lathe sweep` to see the job script"]
@@ -166,6 +170,7 @@ def runs(condition: str | None = None, runs_dir: str | Path | None = None) -> pd
 
     from experiments.results.search.search import search
 
+    _with_project()
     matching, _ = search(choose_runs_dir(runs_dir), condition)
     facts = {
         "name": [run.name for run in matching],
@@ -215,10 +220,31 @@ def load_model(
     from experiments.trial.lookup import find_run
     from experiments.trial.trial import Trial, find_code_changes
 
+    _, packages = _with_project((), trust)
     named = getattr(run, "trial", run)
     trial = named if isinstance(named, Trial) else find_run(str(named), choose_runs_dir(runs_dir))
     chosen = find_final_model(trial)
-    if find_code_changes(trial, trust):
+    if find_code_changes(trial, packages):
         print("warning: the code has changed since this run; the model is built with today's code", file=sys.stderr)
-    facts = describe_model(trial, chosen, load_interface(trial, trusted(trust)))
+    facts = describe_model(trial, chosen, load_interface(trial, trusted(packages)))
     return prepare(facts, chosen.weights, device).model
+
+
+def _with_project(config_dirs: Sequence[str | Path] = (), trust: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """The folders and packages of a call, after those of the project of the current folder.
+
+    Raises:
+        InputError: its project file is not valid.
+    """
+    from experiments.cli.project.project_file import find_project, is_trusted, set_variables, untrusted_note
+
+    folders, packages = [str(folder) for folder in config_dirs], list(trust)
+    project = find_project()
+    if project is None:
+        return folders, packages
+    if not is_trusted(project):
+        print(f"note: {untrusted_note(project)}", file=sys.stderr)
+        return folders, packages
+    project.check()
+    set_variables(project)
+    return list(dict.fromkeys([*project.folders("conf"), *folders])), list(dict.fromkeys([*project.trusted, *packages]))

@@ -69,18 +69,22 @@ def test_page_examples_produce_the_shown_output(
     if "$ lathe cluster up" in page.read_text(encoding="utf-8"):
         skip_without_slurm()
     path = f"{lathe_command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "LATHE_RUNS": "runs"}
+    environment = os.environ | {"PATH": path, "LATHE_RUNS": "runs", "XDG_CONFIG_HOME": str(tmp_path / ".config")}
     (tmp_path / "runs").mkdir()
     shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")  # creating it takes seconds
+    folder = tmp_path
     for language, name, text in _blocks(page):
         if name:
-            file = tmp_path / name
+            file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
         elif language == "console":
             for command, shown in _sessions(text):
+                if command.startswith("cd "):
+                    folder /= command.removeprefix("cd ")
+                    continue
                 done = subprocess.run(
-                    ["bash", "-c", command], cwd=tmp_path, env=environment, text=True, timeout=PATIENCE_S, check=False,
+                    ["bash", "-c", command], cwd=folder, env=environment, text=True, timeout=PATIENCE_S, check=False,
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 )  # fmt: skip
                 assert done.returncode == 0, f"{command}\n{done.stdout}"
@@ -88,7 +92,7 @@ def test_page_examples_produce_the_shown_output(
                 pattern = _pattern(shown, any_number=page.stem == "README")
                 assert re.search(pattern, plain, re.DOTALL), f"{command}\n{done.stdout}"
         elif language == "python" and not name:
-            subprocess.run([sys.executable, "-c", text], cwd=tmp_path, env=environment, timeout=PATIENCE_S, check=True)
+            subprocess.run([sys.executable, "-c", text], cwd=folder, env=environment, timeout=PATIENCE_S, check=True)
 
 
 def test_links_between_pages_exist() -> None:

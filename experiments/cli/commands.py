@@ -355,7 +355,11 @@ COMMANDS = (
         ),
     ),
     Command(
-        "trust", "let the settings of a project count on this machine", "experiments.cli.project:trust",
+        "new", "write a project of your own that works at once", "experiments.cli.project.new:new",
+        (argument("folder", metavar="NAME", help="new or empty folder; its Python package gets the same name"),),
+    ),
+    Command(
+        "trust", "let the settings of a project count on this machine", "experiments.cli.project.project_file:trust",
         (argument("folder", nargs="?", default=".", metavar="DIR", completes="folder", help="of the project (.)"),),
     ),
     Command(

@@ -16,7 +16,7 @@ import yaml
 
 from experiments.cli.command import Command, CommandArgument
 from experiments.cli.commands import COMMANDS
-from experiments.cli.project import find_trusted_project
+from experiments.cli.project.project_file import find_trusted_project
 from experiments.config import options, signature
 from experiments.config import type_check as check
 from experiments.config.validate import MARKS, ROOT

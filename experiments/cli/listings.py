@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,11 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.config import options as option_files
-from experiments.config.reference.json_schema import group_schemas
+from experiments.config.reference.json_schema import write_schemas
 from experiments.config.reference.keys import KeyReference, find_keys, known_keys
 from experiments.config.source_map import shown_path
 from experiments.core import renamed
-from experiments.core.atomic import write_text
 from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.files.paths import user_path
@@ -47,16 +45,13 @@ def schema(args: argparse.Namespace) -> int:
         InputError: a file cannot be written, or an option's file cannot be read.
     """
     folder = user_path(args.folder)
-    schemas = group_schemas(_groups(args))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in schemas.items():
-            write_text(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+        num_schemas = write_schemas(_groups(args), folder)
     except OSError as err:
         raise InputError(
             [f"{args.folder}: the schemas cannot be written ({err.strerror}); name another folder"]
         ) from err
-    print(f"{len(schemas)} schemas in {folder}; the first line of a file for `model` in your configuration folder is")
+    print(f"{num_schemas} schemas in {folder}; the first line of a file for `model` in your configuration folder is")
     print(f"# yaml-language-server: $schema={folder.resolve()}/model.json")
     return 0
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from experiments.cli.command import Command
 from experiments.cli.commands import COMMANDS
 from experiments.cli.parser import check_values, make_parser
-from experiments.cli.project import (
+from experiments.cli.project.project_file import (
     add_arguments,
     find_project,
     find_trusted_project,
     is_trusted,
-    note_untrusted,
+    report_untrusted,
     set_variables,
 )
 from experiments.core.errors import InputError
@@ -111,7 +111,7 @@ def _run(arguments: list[str], trust: list[str]) -> int:
     if project is not None:
         add_arguments(project, args)
     elif found is not None:
-        note_untrusted(found, args)
+        report_untrusted(found, args)
     return _call(command, args, trust)
 
 

@@ -68,12 +68,12 @@ def _find_yaml(folder: Path) -> list[Path]:
 
 
 def header(path: Path) -> list[str]:
-    """The comment lines at the top of an option's file, without `#` and without the `@package` line."""
+    """The comment lines at the top of an option's file, without `#` and without the lines for Hydra and for editors."""
     lines: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
-        if not re.match(r"#\s*@package", line):
+        if not re.match(r"#\s*(@package|yaml-language-server:)", line):
             lines.append(line.lstrip("#").strip())
     return lines
 

@@ -1,7 +1,8 @@
-"""Finds and reads sweep files: the built-in ones and those in ``sweeps`` of your folders."""
+"""Finds and reads sweep files: the built-in ones, those in ``sweeps`` of your folders, and those of your project."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from experiments.core.errors import ConfigError, InputError, did_you_mean
 from experiments.core.files.paths import user_path
 
 BUILT_IN = Path(sweeps.__file__).parent
+VARIABLE = "LATHE_SWEEPS"
+"""Folders with sweep files, as in PATH. A project file sets it."""
 
 
 def list_sweep_files(config_dirs: Sequence[str | Path] = ()) -> dict[str, Path]:
-    """Sweep files by name: the built-in ones and those in ``sweeps`` of your folders."""
+    """Sweep files by name: the built-in ones, those in ``sweeps`` of your folders, and those of your project."""
     files: dict[str, Path] = {}
     for folder in _folders(config_dirs):
         for path in sorted(folder.glob("*.yaml")):
@@ -25,7 +28,9 @@ def list_sweep_files(config_dirs: Sequence[str | Path] = ()) -> dict[str, Path]:
 
 
 def _folders(config_dirs: Sequence[str | Path]) -> list[Path]:
-    return [BUILT_IN, *(Path(folder) / "sweeps" for folder in config_dirs)]
+    named = filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))
+    folders = [BUILT_IN, *(Path(folder) / "sweeps" for folder in config_dirs), *map(Path, named)]
+    return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
 def find_sweep_file(name: str, dirs: Sequence[Path]) -> Path:

@@ -86,9 +86,9 @@ def test_the_wheel_trains_sweeps_shares_and_reproduces_beside_packages_of_the_sa
 
     command = install(wheel, project)
 
-    def lathe(*args: str) -> str:
+    def lathe(*args: str, cwd: Path = project) -> str:
         done = subprocess.run(
-            [command, *args], cwd=project, text=True, timeout=PATIENCE_S, check=False, stdin=subprocess.DEVNULL,
+            [command, *args], cwd=cwd, text=True, timeout=PATIENCE_S, check=False, stdin=subprocess.DEVNULL,
             env={"PYTHONPATH": ".", "HOME": str(project.parent), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
@@ -101,3 +101,7 @@ def test_the_wheel_trains_sweeps_shares_and_reproduces_beside_packages_of_the_sa
     (trial, _) = (project / "runs" / "s").glob("*/trial.yaml")
     lathe("share", trial.parent.name, "-o", "mine.yaml")
     assert "bit for bit" in lathe("reproduce", "mine.yaml", *TRUST)  # which trains as `lathe run` does
+
+    lathe("new", "fresh")
+    lathe("trust", "fresh")
+    assert "2 ok" in lathe("check", cwd=project / "fresh")

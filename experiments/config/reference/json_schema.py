@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from experiments.config.reference.keys import find_components
 from experiments.config.rules.optimizer import NOT_ARGUMENTS
 from experiments.config.signature import Argument, Module, Signature, SourceError
 from experiments.config.validate import PLURALS, ROOT
+from experiments.core.atomic import write_text
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE = {"type": "string", "pattern": r"\$\{.+\}|^\?\?\?$|^auto$"}
 """What stands for a value of any type: a reference, a value that the user must give, and a value that is found in files."""
 COMPONENT = {"type": "object", "required": ["_target_"]}
+SWEEP = "experiments.config.schema.SweepSchema"
+SWEEP_PARTS = ("strategy", "pruner")
 TYPES: Mapping[str, dict[str, Any]] = {
     "int": {"type": "integer"}, "float": {"type": "number"}, "bool": {"type": "boolean"}, "str": {"type": "string"},
     "None": {"type": "null"},
@@ -28,15 +32,29 @@ SEVERAL = frozenset(name.partition(".")[0] for name in PLURALS)
 """Groups whose files hold components by name."""
 
 
+def write_schemas(groups: Mapping[str, Mapping[str, Path]], folder: Path) -> int:
+    """Write the schemas of all files to ``GROUP.json`` in a folder, which is made; returns their number.
+
+    Raises:
+        OSError: one cannot be written.
+        InputError: an option's file cannot be read.
+    """
+    schemas = group_schemas(groups)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, schema in schemas.items():
+        write_text(folder / f"{name}.json", json.dumps(schema, indent=1) + "\n")
+    return len(schemas)
+
+
 def group_schemas(groups: Mapping[str, Mapping[str, Path]]) -> dict[str, dict[str, Any]]:
-    """The schema of the files of each group, by its name; "config" is the schema of the root.
+    """The schema of the files of each group, by its name; "config" is the schema of the root, "sweep" that of a sweep.
 
     Args:
         groups: the files of all options, by group and name. Their classes are read from source and not imported.
     """
     own = {group: files for group, files in groups.items() if "/" not in group}
     root = _root_schema(own)
-    schemas = {"config": root, "experiment": root}
+    schemas = {"config": root, "experiment": root, "sweep": _sweep_schema(own)}
     for group, files in own.items():
         if group != "experiment":
             schemas[group] = _group_schema(group, files)
@@ -99,6 +117,20 @@ def _root_schema(groups: Mapping[str, Mapping[str, Path]]) -> dict[str, Any]:
         if name in values and not isinstance(values[name], (dict, list)):
             schema["default"] = values[name]
     return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _sweep_schema(groups: Mapping[str, Mapping[str, Path]]) -> dict[str, Any]:
+    """A sweep: null stands for the default of a key; a strategy and a pruner are named, or have keys."""
+    whole = _class_schema(signature.read(SWEEP))
+    properties = {
+        name: {"anyOf": [schema, {"type": "null"}], "description": schema.get("description", "")}
+        for name, schema in whole["properties"].items()
+        if name != "defaults"
+    }
+    for part in SWEEP_PARTS:
+        known = [{"enum": [*groups[part]]}, {"type": ["object", "null"]}]
+        properties[part] = {"anyOf": known, "description": properties[part]["description"]}
+    return {**whole, "properties": properties}
 
 
 def _merged(group: str, files: Mapping[str, Path]) -> dict[str, Any]:

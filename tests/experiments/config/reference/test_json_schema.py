@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from experiments.cli.main import main
 from experiments.config.options import CONF_DIR, groups
 from experiments.config.reference.json_schema import group_schemas
+from experiments.sweep.sweep_files import BUILT_IN
 
 SCHEMAS = group_schemas(groups())
 VALIDATORS = {name: Draft202012Validator(schema) for name, schema in SCHEMAS.items()}
@@ -20,7 +21,8 @@ VALIDATORS = {name: Draft202012Validator(schema) for name, schema in SCHEMAS.ite
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_shipped_file_is_valid(name: str) -> None:
     Draft202012Validator.check_schema(SCHEMAS[name])
-    paths = [CONF_DIR / "config.yaml"] if name == "config" else sorted((CONF_DIR / name).glob("**/*.yaml"))
+    folder = BUILT_IN if name == "sweep" else CONF_DIR / name
+    paths = [CONF_DIR / "config.yaml"] if name == "config" else sorted(folder.glob("**/*.yaml"))
     assert paths
     for path in paths:
         VALIDATORS[name].validate(yaml.safe_load(path.read_text()))
@@ -40,6 +42,8 @@ def test_every_shipped_file_is_valid(name: str) -> None:
         ("hardware", "cpu_partition", {"slurm": {"partitoin": "cpu"}}),
         ("callback", "ema", {"ema": {"_target_": "modules.callback.ema.Ema", "decai": 0.9}}),
         ("tracking", "sqlite", {"sync": 3}),
+        ("sweep", "tpe_lenet", {"strategy": "tpee"}),
+        ("sweep", "tpe_lenet", {"budget": {"max_pionts": 3}}),
         ("experiment", "shakespeare_char", {"max_stpes": 10}),
         ("experiment", "shakespeare_char", {"max_steps": 1.5}),
         ("experiment", "shakespeare_char", {"model": {"num_layers": "four"}}),
@@ -47,7 +51,8 @@ def test_every_shipped_file_is_valid(name: str) -> None:
     ],
 )
 def test_a_mistake_is_found(name: str, option: str, change: dict[str, Any]) -> None:
-    content = yaml.safe_load((CONF_DIR / name / f"{option}.yaml").read_text())
+    folder = BUILT_IN if name == "sweep" else CONF_DIR / name
+    content = yaml.safe_load((folder / f"{option}.yaml").read_text())
     assert VALIDATORS[name].is_valid(content)
     assert not VALIDATORS[name].is_valid({**content, **change})
 

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from experiments import api
 from experiments.cli.completion import complete
 from experiments.cli.main import main
-from experiments.cli.project import find_project
+from experiments.cli.project.project_file import find_project
+from experiments.core.errors import InputError
 from tests.support.waiting import PATIENCE_S
 
-SETTINGS = '[tool.lathe]\nconf = "conf"\ntrust = ["mine"]\nruns_dir = "all_runs"\ndata_root = "my_data"\n'
+SETTINGS = (
+    '[tool.lathe]\nconf = "conf"\nsweeps = ["more/sweeps"]\ntrust = ["mine"]\nruns_dir = "all_runs"\n'
+    'data_root = "my_data"\n'
+)
 MINE = "# Mine.\n_target_: mine.net.Net\nnum_features: ${data.num_features}\nnum_classes: ${data.num_classes}\n"
 NET = (
     "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self, num_features: int, num_classes: int):\n"
@@ -24,22 +29,19 @@ NET = (
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, new_user: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a model of its own; the current folder is below it."""
     folder = tmp_path / "project"
     for name, content in {
         "pyproject.toml": SETTINGS,
         "conf/model/mine.yaml": MINE,
+        "more/sweeps/sizes.yaml": "base: [model=mine]\nspace: {seed: [1, 2]}\n",
         "mine/__init__.py": "",
         "mine/net.py": NET,
         "notes/today.txt": "",
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    for name in ("LATHE_RUNS", "LATHE_DATA", "PYTHONPATH"):
-        monkeypatch.setenv(name, "")  # put back after the test
-    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(folder / "notes")
     return folder
 
@@ -55,11 +57,23 @@ def test_settings_count_only_after_trust(project: Path, capsys: pytest.CaptureFi
     assert "_target_: mine.net.Net" in capsys.readouterr().out
     assert (os.environ["LATHE_RUNS"], os.environ["LATHE_DATA"]) == (str(project / "all_runs"), str(project / "my_data"))
     assert complete(["lathe", "run", "model=mi"]) == ["model=mine"]
+    assert complete(["lathe", "sweep", "siz"]) == ["sizes"]
     (project / "pyproject.toml").write_text('[project]\nname = "other"\n' + SETTINGS)  # the rest of the file is free
     assert main(["plan", "model=mine", "--cfg"]) == 0
     (project / "pyproject.toml").write_text(SETTINGS.replace('"mine"', '"mine", "more"'))
     assert main(["plan", "model=mine", "--cfg"]) == 2
     assert "do not count" in capsys.readouterr().err
+
+
+def test_the_python_api_reads_the_project(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="model=mine is not an option"):
+        api.compose("model=mine")
+    assert "note: the settings of" in capsys.readouterr().err
+    assert main(["trust", ".."]) == 0
+    experiment = api.compose(["model=mine"])
+    assert experiment.config["model"]["_target_"] == "mine.net.Net"
+    assert experiment.trust == ("mine",)
+    assert experiment.config_dirs == (str(project / "conf"),)
 
 
 def test_a_variable_of_the_user_comes_first(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +118,7 @@ def test_a_run_needs_no_flags(project: Path) -> None:
     assert main(["trust", str(project)]) == 0
     environment = {name: value for name, value in os.environ.items() if value}
     command = [sys.executable, "-P", "-m", "experiments.cli", "run", "model=mine", "max_steps=2", "tracking=off"]
-    environment["PYTHONPATH"] = str(Path(__file__).parents[3])
+    environment["PYTHONPATH"] = str(Path(__file__).parents[4])
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((project / "all_runs" / "single").glob("*/checkpoints/step_*"))) == 1

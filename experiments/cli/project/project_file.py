@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ from typing import Any
 from experiments.core.errors import InputError, did_you_mean
 
 FILES = ("lathe.toml", "pyproject.toml")
-LISTS = ("conf", "trust")
+LISTS = ("conf", "sweeps", "trust")
 TEXTS = ("runs_dir", "data_root")
 KEYS = (*LISTS, *TEXTS)
-VARIABLES = {"runs_dir": "LATHE_RUNS", "data_root": "LATHE_DATA"}
+VARIABLES = {"runs_dir": "LATHE_RUNS", "data_root": "LATHE_DATA", "sweeps": "LATHE_SWEEPS"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Project:
     def folders(self, key: str) -> list[str]:
         """The absolute paths of a setting with folders."""
         return [str(self.folder / Path(name).expanduser()) for name in _as_list(self.settings.get(key, []))]
+
+    @property
+    def trusted(self) -> list[str]:
+        """The packages and folders that the project trusts."""
+        return [*_as_list(self.settings.get("trust", [])), *self.folders("conf"), *self.folders("sweeps")]
 
     def check(self) -> None:
         """
@@ -92,10 +98,10 @@ def find_trusted_project() -> Project | None:
 
 
 def set_variables(project: Project) -> None:
-    """Set LATHE_RUNS and LATHE_DATA, where they are not set, and let Python find the project; also for child processes."""
+    """Set the variables that are not set, and let Python find the project; also for child processes."""
     for key, variable in VARIABLES.items():
         if key in project.settings and not os.environ.get(variable):
-            os.environ[variable] = project.folders(key)[0]
+            os.environ[variable] = os.pathsep.join(project.folders(key))
     folder = str(project.folder)
     if _as_list(project.settings.get("trust", [])) and folder not in sys.path:
         sys.path.append(folder)
@@ -108,18 +114,27 @@ def add_arguments(project: Project, args: argparse.Namespace) -> None:
     if hasattr(args, "config_dir"):
         args.config_dir = list(dict.fromkeys([*project.folders("conf"), *args.config_dir]))
     if hasattr(args, "trust"):
-        own = [*_as_list(project.settings.get("trust", [])), *project.folders("conf")]
-        args.trust = list(dict.fromkeys([*own, *args.trust]))
+        args.trust = list(dict.fromkeys([*project.trusted, *args.trust]))
 
 
-def note_untrusted(project: Project, args: argparse.Namespace) -> None:
-    """Say that the settings of a project do not count yet, if the command would use them."""
+def untrusted_note(project: Project) -> str:
+    """What to tell about a project whose settings do not count yet."""
+    return (
+        f"the settings of {project.file} do not count, because they can name code to run; if you trust this project: "
+        f"`lathe trust {shlex.quote(str(project.folder))}`"
+    )
+
+
+def report_untrusted(project: Project, args: argparse.Namespace) -> None:
+    """Say that the settings of a project do not count yet, if the command would use them.
+
+    Raises:
+        InputError: the command would check nothing of the project.
+    """
+    if args.command == "check" and not args.config_dir:
+        raise InputError([untrusted_note(project)], "`lathe check`")
     if hasattr(args, "config_dir") or hasattr(args, "trust"):
-        print(
-            f"note: the settings of {project.file} do not count, because they can name code to run; if you trust this project: "
-            f"`lathe trust {project.folder}`",
-            file=sys.stderr,
-        )
+        print(f"note: {untrusted_note(project)}", file=sys.stderr)
 
 
 def trust(args: argparse.Namespace) -> int:
