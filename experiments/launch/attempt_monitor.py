@@ -56,6 +56,7 @@ class AttemptMonitor:
         self.stop_timeout_s = get_stop_timeout_s(trial.read_attempt_config(attempt))
         self.offset = 0
         self.metrics = read_last_values(trial.folder)
+        self._highest = journal.highest_steps(journal.journals(trial.folder, attempt))
         self.last_state: journal.StateEvent | None = None
         self.sync: subprocess.Popen[str] | None = None
         self.has_steps = False
@@ -91,8 +92,12 @@ class AttemptMonitor:
         return f"stopping: {action} (a second signal ends it at once)"
 
     def _on_metrics(self, event: journal.MetricsEvent) -> None:
-        self.metrics |= event["metrics"]
-        self._show(lambda: self.display.metrics(event["step"], event["metrics"], self.metrics))
+        latest = self.metrics | event["metrics"]
+        self._show(lambda: self.display.metrics(event["step"], event["metrics"], latest))
+        for new in journal.first_writes(
+            [event], self._highest
+        ):  # what repeats a step of an earlier attempt does not count
+            self.metrics |= new["metrics"] if new["event"] == "metrics" else {}
         # The import of MLflow takes seconds of CPU, so it waits until the first step is done.
         if not self.has_steps and self.trial.config["tracking"]["sync"] == "live":
             self.start_sync()

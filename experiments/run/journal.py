@@ -281,9 +281,10 @@ def attempt_folders(run_folder: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name))
 
 
-def journals(run_folder: Path) -> list[Path]:
-    """The journals of a run's attempts, first to last."""
-    paths = (folder / "journal.jsonl" for folder in attempt_folders(run_folder))
+def journals(run_folder: Path, before: int | None = None) -> list[Path]:
+    """The journals of a run's attempts, first to last; with ``before`` only of the attempts before that one."""
+    folders = attempt_folders(run_folder)
+    paths = (folder / "journal.jsonl" for folder in folders if before is None or int(folder.name) < before)
     return [path for path in paths if path.exists()]
 
 
@@ -346,13 +347,14 @@ def set_aside_incomplete(run_folder: Path) -> list[str]:
     return lines
 
 
-def replay(run_folder: Path) -> Iterator[Event]:
+def replay(run_folder: Path, before: int | None = None) -> Iterator[Event]:
     """All events of a run in the order of its attempts, each point once: a pure function of the journals.
 
     A resumed attempt repeats the steps after its checkpoint. The value that was logged first counts: a point at or
     below the highest step that earlier attempts logged for its metric is left out.
+    ``before`` as for `journals`.
     """
-    paths = journals(run_folder)
+    paths = journals(run_folder, before)
     for number, path in enumerate(paths):
         highest = highest_steps(paths[:number])
         for events, _ in read_blocks(path):

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.run import journal
-from experiments.run.metrics import MetricSummary, delivered_name, delivered_value
+from experiments.run.metrics import MetricSummary, delivered_name, delivered_value, read_summaries
 
 
 class JournalTail:
-    """Step of one attempt, and the values of one metric.
+    """Step of one attempt, and the values of one metric so far, with those of the attempts before.
 
     Attributes:
         first_step: where the attempt started.
         step: the furthest logged.
         num_steps: steps of the whole trial, as the attempt planned them.
-        values: of the metric.
+        values: of the metric, each point once, as in `journal.replay`.
     """
 
     def __init__(self, folder: Path, metric: str | None = None) -> None:
@@ -31,9 +32,14 @@ class JournalTail:
         self.step = 0
         self.num_steps: int | None = None
         self.values = MetricSummary()
-        self._followed = {}
+        self._followed: dict[str, MetricSummary] = {}
+        self._highest: Mapping[str, int] = {}
         if metric is not None:
-            self._followed = {delivered_name(metric): MetricSummary()} | {metric: self.values}
+            run_folder, attempt = folder.parent.parent, int(folder.name)
+            before = read_summaries(run_folder, {delivered_name(metric), metric}, attempt)
+            self.values = before.get(metric, self.values)
+            self._followed = {delivered_name(metric): MetricSummary()} | before | {metric: self.values}
+            self._highest = journal.highest_steps(journal.journals(run_folder, attempt))
         self._offset = 0
 
     def read(self) -> None:
@@ -55,19 +61,18 @@ class JournalTail:
             self.num_steps = num_steps if isinstance(num_steps, int) else self.num_steps
         elif event["event"] == "metrics":
             self.step = max(self.step, event["step"])
-            for name, summary in self._followed.items():
-                if name in event["metrics"]:
-                    summary.add(event["step"], event["metrics"][name])
+            for new in journal.first_writes([event], self._highest):
+                self._add(new)
 
-    def delivered_value(self, mode: str, before: float | None) -> float | None:
-        """The value of the metric at the step that the run would deliver.
+    def _add(self, event: journal.Event) -> None:
+        assert event["event"] == "metrics"
+        for name, summary in self._followed.items():
+            if name in event["metrics"]:
+                summary.add(event["step"], event["metrics"][name])
 
-        Args:
-            mode: as for `metrics.delivered_value`.
-            before: the value after the earlier attempts.
-        """
-        if self.metric is None or (before is not None and self._followed[delivered_name(self.metric)].last is None):
-            return before
+    def delivered_value(self, mode: str) -> float | None:
+        """The value of the metric at the step that the run would deliver; ``mode`` as for `metrics.delivered_value`."""
+        assert self.metric is not None
         measured = {name: summary for name, summary in self._followed.items() if summary.last is not None}
         return delivered_value(measured, self.metric, mode)
 

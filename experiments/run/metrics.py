@@ -78,9 +78,27 @@ def delivered_value(metrics: Mapping[str, MetricSummary], metric: str, mode: str
     return metrics[metric].best(mode) if metric in metrics else None
 
 
-def read_metric_events(folder: Path) -> Iterator[journal.MetricsEvent]:
-    """The metric events of a run folder, first to last."""
-    for event in journal.replay(folder):
+def final_values(
+    metrics: Mapping[str, MetricSummary], best_metric: str | None = None, best_mode: str | None = None
+) -> dict[str, float]:
+    """The value of every metric of a run, as `lathe ls` and `lathe diff` show it: the last point of its curve.
+
+    Args:
+        metrics: of the run, by name.
+        best_metric: `checkpoint.best_metric` of the run. A run of an earlier version did not log its value at the delivered
+            step, so its best value is added under that name.
+        best_mode: `checkpoint.best_mode` of the run; None: max.
+    """
+    values = {name: summary.last[1] for name, summary in metrics.items() if summary.last is not None}
+    if best_metric in values:
+        value = delivered_value(metrics, best_metric, best_mode or "max")
+        values |= {} if value is None else {delivered_name(best_metric): value}
+    return values
+
+
+def read_metric_events(folder: Path, before: int | None = None) -> Iterator[journal.MetricsEvent]:
+    """The metric events of a run folder, first to last; ``before`` as for `journal.journals`."""
+    for event in journal.replay(folder, before):
         if event["event"] == "metrics":
             yield event
 
@@ -103,10 +121,10 @@ def read_last_values(folder: Path) -> dict[str, float]:
     return values
 
 
-def read_summaries(folder: Path, names: Collection[str]) -> dict[str, MetricSummary]:
-    """The summaries of some metrics, by name; without those that were never logged."""
+def read_summaries(folder: Path, names: Collection[str], before: int | None = None) -> dict[str, MetricSummary]:
+    """The summaries of some metrics, by name; without those that were never logged; ``before`` as for `journal.journals`."""
     summaries: dict[str, MetricSummary] = {}
-    for event in read_metric_events(folder):
+    for event in read_metric_events(folder, before):
         for name in names & event["metrics"].keys():
             summaries.setdefault(name, MetricSummary()).add(event["step"], event["metrics"][name])
     return summaries

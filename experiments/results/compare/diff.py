@@ -15,8 +15,9 @@ from experiments.core.errors import InputError
 from experiments.core.format import to_json
 from experiments.results.compare.code_changes import changed_files
 from experiments.results.compare.differences import Differences, differences
+from experiments.results.compare.metric_rows import MetricRow, make_rows, select_rows
 from experiments.results.compare.subject import open_record
-from experiments.results.compare.tables import differences_table, files_text, streams_table, uncounted_text
+from experiments.results.compare.tables import BEST_NOTE, differences_table, files_text, metrics_table, uncounted_text
 from experiments.run.metric_comparison import Divergence, compare
 from experiments.trial.record import RunRecord
 
@@ -36,13 +37,13 @@ def diff(args: Namespace) -> int:
         one, other = (stack.enter_context(open_record(name, args)) for name in (args.one, args.other))
         differing = differences(one, other)
         files = changed_files(one, other, args.trust) if differing.groups["code"] else []
-    partings = _partings(one, other, args.tolerance)
-    apart = [part for part in partings if _differ(part)]
+    rows = make_rows(one, other, _partings(one, other, args.tolerance))
+    apart = [row.curve for row in rows if _differ(row.curve)]
     code = 1 if differing.any() or apart else 0
     if args.json:
-        print(to_json(_document(one, other, differing, files, partings, code == 0)))
+        print(to_json(_document(one, other, differing, files, rows, code == 0)))
         return code
-    _print(one, other, differing, files, partings, apart)
+    _print(one, other, differing, files, rows, apart)
     return code
 
 
@@ -69,7 +70,7 @@ def _document(
     other: RunRecord,
     differing: Differences,
     files: Sequence[str],
-    partings: Sequence[Divergence],
+    rows: Sequence[MetricRow],
     same: bool,
 ) -> dict[str, Any]:
     return {
@@ -80,7 +81,7 @@ def _document(
         "changed_files": list(files),
         "not_counted": [asdict(row) for row in differing.uncounted],
         "unknown": differing.unknown,
-        "metrics": [asdict(part) for part in partings],
+        "metrics": [{**asdict(row.curve), "final": row.final, "best": row.best} for row in rows],
     }
 
 
@@ -89,7 +90,7 @@ def _print(
     other: RunRecord,
     differing: Differences,
     files: Sequence[str],
-    partings: Sequence[Divergence],
+    rows: Sequence[MetricRow],
     apart: Sequence[Divergence],
 ) -> None:
     screen = make_console(sys.stdout)
@@ -112,8 +113,10 @@ def _print(
         screen.print(message, highlight=False, markup=False)
         return
     if apart:
-        screen.print(streams_table(apart))
-    same = len(partings) - len(apart)
+        screen.print(metrics_table(shown := select_rows(rows, apart)))
+        if any(row.best != (None, None) for row in shown):
+            screen.print(BEST_NOTE, style="dim", highlight=False, markup=False)
+    same = len(rows) - len(apart)
     if same:
-        points = sum(part.num_common for part in partings if part not in apart)
+        points = sum(row.curve.num_common for row in rows if row.curve not in apart)
         screen.print(f"{same} metrics are the same, {points:,} points", highlight=False)

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.results.compare.differences import Difference, Differences
+from experiments.results.compare.differences import ABSENT, Difference, Differences
+from experiments.results.compare.metric_rows import MetricRow
 from experiments.run.metric_comparison import Divergence
 
 MAX_FILES = 20
+BEST_NOTE = (
+    "final: the last value. best: that of the weights that the run delivers; `lathe ls` calls it delivered/val/..."
+)
 
 
 def differences_table(differing: Differences) -> Table:
@@ -36,17 +40,18 @@ def uncounted_text(rows: Sequence[Difference]) -> str:
     return "different, but without effect on the result: " + ", ".join(row.key for row in rows)
 
 
-def streams_table(partings: Sequence[Divergence]) -> Table:
-    """How metrics differ: the first step that differs, the largest relative distance, and the last common values."""
-    names = ("metric", "differs from step", "largest distance", "last in A", "last in B", "steps")
+def metrics_table(rows: Sequence[MetricRow]) -> Table:
+    """How metrics differ: the first step that differs, the largest relative distance, and the values of both runs."""
+    names = ("metric", "differs from step", "largest distance", "final A", "final B", "best A", "best B", "steps")
     table = Table(*names, title="metrics", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    for one in partings:
-        last = [f"{value:.6g}" for value in one.last] if one.last else ["-", "-"]
-        step = "-" if one.first_step is None else str(one.first_step)
-        distance = f"{one.largest:.2g}" if one.num_common else "-"
-        table.add_row(escape(one.name), step, distance, *last, _steps(one))
+    for row in rows:
+        curve = row.curve
+        step = ABSENT if curve.first_step is None else str(curve.first_step)
+        distance = f"{curve.largest:.2g}" if curve.num_common else ABSENT
+        values = [ABSENT if value is None else f"{value:.6g}" for value in (*row.final, *row.best)]
+        table.add_row(escape(curve.name), step, distance, *values, _steps(curve))
     return table
 
 

@@ -24,14 +24,14 @@ from experiments.core.files.field_types import (
 )
 from experiments.core.files.read_file import DamagedFileError, read_json_map, read_yaml_map
 from experiments.run import evaluations, journal
-from experiments.run.metrics import MetricSummary, delivered_name, delivered_value
+from experiments.run.metrics import MetricSummary, final_values
 from experiments.run.state import determine_state, is_process_alive, read_outcome
 from experiments.run.verdict_file import VERDICT
 from experiments.sweep.ledger import Entry, Ledger
 from experiments.trial.run_files import read_config, read_provenance
 
 FILE = ".index.json"
-VERSION = 2
+VERSION = 3
 MAX_REASON = 300
 """Letters of the cause of a damage; a YAML error quotes the file."""
 LAST, SMALLEST, LARGEST = 1, 2, 3
@@ -84,14 +84,10 @@ class IndexedRun:
     @cached_property
     def metrics(self) -> dict[str, float]:
         """The last value of every metric, and the value at the delivered step for a run that did not log it."""
-        summaries = {
-            name: MetricSummary((step, last), *ends) for name, (step, last, *ends) in self.entry["metrics"].items()
-        }
-        values = {name: summary.last[1] for name, summary in summaries.items() if summary.last is not None}
-        best, mode = self.config.get("checkpoint.best_metric"), self.config.get("checkpoint.best_mode") or "max"
-        if best in values and (value := delivered_value(summaries, str(best), str(mode))) is not None:
-            values.setdefault(delivered_name(str(best)), value)
-        return values
+        summaries = _read_summaries(self.entry)
+        return final_values(
+            summaries, self.config.get("checkpoint.best_metric"), self.config.get("checkpoint.best_mode")
+        )
 
     def extreme(self, metric: str, position: int) -> float | None:
         """The smallest or largest value of a metric.
@@ -193,18 +189,17 @@ def _update_entry(path: Path, before: Any, sweep: _IndexedSweep | None) -> dict[
     if not grown and not folders:
         return entry
     entry = {**entry, "offsets": dict(entry["offsets"])}
-    metrics = {
-        name: MetricSummary((step, last), *extremes) for name, (step, last, *extremes) in entry["metrics"].items()
-    }
+    metrics = _read_summaries(entry)
     for file in grown:
         attempt = file.parent.name
+        highest = journal.highest_steps(journal.journals(path.parent, int(attempt)))
         for events, end in journal.read_blocks(file, entry["offsets"].get(attempt, 0)):
-            for event in events:
+            for event in journal.first_writes(events, highest):
                 _add_event(entry, metrics, event)
             entry["offsets"][attempt] = end
     for folder in folders:
         for point in evaluations.read_points(folder):
-            _add_points(metrics, point)
+            _add_evaluation(metrics, point)
         entry["offsets"][_key(folder)] = 0
     entry["metrics"] = {name: [*one.last, one.smallest, one.largest] for name, one in metrics.items() if one.last}
     return entry
@@ -215,16 +210,20 @@ def _add_event(entry: dict[str, Any], metrics: dict[str, MetricSummary], event: 
     if event["event"] == "state":
         entry["last"] = event
     elif event["event"] == "metrics":
-        _add_points(metrics, event)
+        for name, value in event["metrics"].items():
+            metrics.setdefault(name, MetricSummary()).add(event["step"], value)
 
 
-def _add_points(metrics: dict[str, MetricSummary], event: journal.MetricsEvent) -> None:
-    step = event["step"]
-    for name, value in event["metrics"].items():
-        if (summary := metrics.get(name)) is None:
-            summary = metrics[name] = MetricSummary()
-        if summary.last is None or step > summary.last[0]:  # a resumed attempt repeats steps
-            summary.add(step, value)
+def _add_evaluation(metrics: dict[str, MetricSummary], point: journal.MetricsEvent) -> None:
+    """Add what `lathe evaluate` measured: the last value is that of the latest checkpoint, in whichever order."""
+    for name, value in point["metrics"].items():
+        summary = metrics.setdefault(name, MetricSummary())
+        if summary.last is None or point["step"] > summary.last[0]:
+            summary.add(point["step"], value)
+
+
+def _read_summaries(entry: Mapping[str, Any]) -> dict[str, MetricSummary]:
+    return {name: MetricSummary((step, last), *ends) for name, (step, last, *ends) in entry["metrics"].items()}
 
 
 def _key(evaluation: Path) -> str:

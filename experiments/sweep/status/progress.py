@@ -224,7 +224,7 @@ class ProgressReader:
         )
         tail.read()
         last = tail.values.last[1] if tail.values.last else None
-        value = tail.delivered_value(mode, entry.value)
+        value = tail.delivered_value(mode)
         num_steps = tail.num_steps or row.num_steps
         return replace(row, step=max(tail.step, entry.step), num_steps=num_steps, last=last, value=value)
 

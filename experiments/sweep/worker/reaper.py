@@ -108,7 +108,7 @@ def _end_attempt(
         state, then = "failed", f"no attempt is left (sweep.max_attempts={max_attempts})"
     journal.seal(folder / "attempts" / str(attempt) / "journal.jsonl")  # an orphaned process may still write
     is_own = ledger.end(
-        entry.id, attempt, state, value=tail.delivered_value(mode, entry.value), step=tail.step,
+        entry.id, attempt, state, value=tail.delivered_value(mode), step=tail.step,
         failure=failure, reason=f"{reason}; {then}" if state != "pending" else reason,
         wasted=not any((folder / "checkpoints").glob("step_*")),
         until=_mtime(folder / "attempts" / str(attempt) / "heartbeat"),

@@ -96,21 +96,26 @@ def test_a_run_is_ranked_by_its_delivered_step(
     assert delivered_value(summaries, metric, "max") == expected
 
 
+BEFORE = [(0, {"val/x": 0.4, "delivered/val/x": 0.4})]
+
+
 @pytest.mark.parametrize(
-    ("points", "before", "expected"),
+    ("before", "points", "expected"),
     [
-        ([], 0.4, 0.4),
-        ([{"val/x": 0.9}], 0.4, 0.4),  # of the attempts before; this one has delivered nothing better yet
-        ([{"val/x": 0.9}, {"delivered/val/x": 0.9}, {"val/x": 0.1}], 0.4, 0.9),
-        ([{"val/x": 0.9}, {"val/x": 0.1}], None, 0.9),
+        (BEFORE, [], 0.4),
+        (BEFORE, [{"val/x": 0.9}], 0.4),  # of the attempt before: this one repeats its step
+        (BEFORE, [{}, {"val/x": 0.9, "delivered/val/x": 0.9}, {"val/x": 0.1}], 0.9),
+        ([], [{"val/x": 0.9}, {"val/x": 0.1}], 0.9),  # of an earlier version, which logged no delivered step
     ],
 )
 def test_a_tail_knows_the_value_that_the_run_would_deliver(
-    tmp_path: Path, points: list[dict[str, float]], before: float | None, expected: float
+    tmp_path: Path, before: list[tuple[int, dict[str, float]]], points: list[dict[str, float]], expected: float
 ) -> None:
-    tail = JournalTail(write(tmp_path, 1, list(enumerate(points))), "val/x")
+    write(tmp_path, 1, before)
+    tail = JournalTail(write(tmp_path, 2, list(enumerate(points))), "val/x")
     tail.read()
-    assert tail.delivered_value("max", before) == expected
+    assert tail.delivered_value("max") == expected
+    assert tail.values == read_summaries(tmp_path, {"val/x"}).get("val/x", MetricSummary())
     assert delivered_name("val/x") == "delivered/val/x"
 
 
