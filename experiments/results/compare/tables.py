@@ -41,17 +41,30 @@ def uncounted_text(rows: Sequence[Difference]) -> str:
 
 
 def metrics_table(rows: Sequence[MetricRow]) -> Table:
-    """How metrics differ: the first step that differs, the largest relative distance, and the values of both runs."""
-    names = ("metric", "differs from step", "largest distance", "final A", "final B", "best A", "best B", "steps")
-    table = Table(*names, title="metrics", title_justify="left")
+    """How metrics differ, with the final and the best value of both runs."""
+    values = [(*row.final, *row.best) for row in rows]
+    return _make_table([row.curve for row in rows], ("final A", "final B", "best A", "best B"), values)
+
+
+def streams_table(curves: Sequence[Divergence]) -> Table:
+    """How metrics differ, with the values at the last step that both runs have."""
+    return _make_table(curves, ("last in A", "last in B"), [curve.last or (None, None) for curve in curves])
+
+
+def _make_table(
+    curves: Sequence[Divergence], headings: Sequence[str], values: Sequence[Sequence[float | None]]
+) -> Table:
+    """The first step at which each metric differs, the largest relative distance, and some values."""
+    table = Table(
+        "metric", "differs from step", "largest distance", *headings, "steps", title="metrics", title_justify="left"
+    )
     for column in table.columns[1:]:
         column.justify = "right"
-    for row in rows:
-        curve = row.curve
+    for curve, numbers in zip(curves, values, strict=True):
         step = ABSENT if curve.first_step is None else str(curve.first_step)
         distance = f"{curve.largest:.2g}" if curve.num_common else ABSENT
-        values = [ABSENT if value is None else f"{value:.6g}" for value in (*row.final, *row.best)]
-        table.add_row(escape(curve.name), step, distance, *values, _steps(curve))
+        cells = [ABSENT if value is None else f"{value:.6g}" for value in numbers]
+        table.add_row(escape(curve.name), step, distance, *cells, _steps(curve))
     return table
 
 

@@ -151,6 +151,7 @@ def test_read_events_and_ended_trials_are_not_read_again(tmp_path: Path) -> None
 def test_best_value_of_an_interrupted_trial_includes_earlier_attempts(tmp_path: Path) -> None:
     sweep = make_idle_sweep(tmp_path, "s", RATES)
     claim_trial(sweep, ids(3)[0])
+    log_metric(sweep, ids(3)[0], {100: 0.8})
     end_trial(sweep, ids(3)[0], "pending", value=0.8, step=100, failure="preempted", reason="SIGTERM")
     row = read_progress(sweep, sweep.ledger()).rows[0]
     assert (row.id, row.state, row.step, row.failure) == (ids(3)[0], "pending", 100, "preempted")
