@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from experiments.components.instantiate import instantiate
-from experiments.components.load_weights import load_initial_weights
+from experiments.components.load_weights import Loading, load_initial_weights
 from experiments.components.optimizer import make_optimizer_factory
 from experiments.core.errors import InputError, PlanError
 from experiments.core.seeding import derive_seed
@@ -33,6 +33,8 @@ class Components:
     """By the name that the configuration gives them, in its order."""
     evaluation_sets: Mapping[str, Data] = field(default_factory=dict)
     """Further data for evaluations, by name."""
+    loading: Loading | None = None
+    """What `init_from` loaded; None: nothing, all weights are random."""
 
 
 TORCH_METRICS = "modules.evaluator.torch_metrics.TorchMetrics"
@@ -75,16 +77,17 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
             except InputError as err:
                 problems += err.problems
                 causes += filter(None, [err.__cause__])
-    problems = problems or load_initial_weights(built["model"], config, initial)
-    if problems:
+    loading = load_initial_weights(built["model"], config, initial) if not problems else Loading(problems)
+    if problems := loading.problems:
         raise PlanError(problems, f"the plan for '{config['name']}'") from next(iter(causes), None)
     setup = TrainingSetup(
         built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example,
         task=built["task"], gradient_transforms=[*named["gradient"].values()],
     )  # fmt: skip
     return Components(
-        built["data"], setup, built["evaluator"], built["parallel"], named["callback"], named["evaluation_sets"]
-    )
+        built["data"], setup, built["evaluator"], built["parallel"], named["callback"], named["evaluation_sets"],
+        loading if initial is not None else None,
+    )  # fmt: skip
 
 
 def adapt_evaluator(evaluator: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +12,49 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from experiments.core.errors import MAX_LISTED, did_you_mean
+from experiments.components.weight_names import Shapes, count_matches, list_prefixes, map_names, propose
+from experiments.core.errors import MAX_LISTED, InputError, did_you_mean
 from experiments.trial.initial_weights import get_initial_weights
+from experiments.trial.weight_files import list_shards
+
+MAX_IN_LINE = 6
+"""Names that one line lists; they are long."""
 
 
-def load_initial_weights(model: nn.Module, config: Mapping[str, Any], file: Path | None) -> list[str]:
+@dataclass
+class Loading:
+    """What was loaded into a model, and what was not. With ``problems`` nothing was."""
+
+    problems: list[str]
+    loaded: dict[str, str] = field(default_factory=dict)
+    """Name in the files by name in the model."""
+    random: list[str] = field(default_factory=list)
+    """Weights of the model that stay random."""
+    unused: list[str] = field(default_factory=list)
+    """Weights of the files that the model does not get."""
+    warning: str = ""
+    """What `strict: false` left out."""
+
+
+def load_initial_weights(model: nn.Module, config: Mapping[str, Any], file: Path | None) -> Loading:
     """Load the weights of `init_from` into a model, and freeze the weights that `freeze` names.
 
     Args:
         model: on the meta device it is only checked.
         config: with `init_from` and `freeze`.
-        file: safetensors file; None: load nothing.
+        file: safetensors file, or an index of several; None: load nothing.
 
     Returns:
         All problems; if there are any, the model is unchanged.
     """
-    problems = _check_freeze(model, config.get("freeze") or [])
+    loading = Loading(_check_freeze(model, config.get("freeze") or []))
     if get_initial_weights(config) is not None and file is not None:
-        problems += _load(model, file, config["init_from"]["skip"], is_dry_run=bool(problems))
-    if not problems:
+        is_dry_run = bool(loading.problems)
+        found = _load(model, file, config["init_from"], is_dry_run=is_dry_run)
+        loading = replace(found, problems=loading.problems + found.problems)
+    if not loading.problems:
         _freeze(model, config.get("freeze") or [])
-    return problems
+    return loading
 
 
 def has_prefix(name: str, parts: Iterable[str]) -> bool:
@@ -67,72 +91,129 @@ def _set_eval_mode(module: nn.Module, inputs: object) -> None:
     module.training = False
 
 
-def _load(model: nn.Module, file: Path, skip: Collection[str], *, is_dry_run: bool) -> list[str]:
+def _load(model: nn.Module, file: Path, init_from: Mapping[str, Any], *, is_dry_run: bool) -> Loading:
+    skip = init_from["skip"]
     try:
-        with safe_open(file, "pt") as saved:
-            shapes = {name: list(saved.get_slice(name).get_shape()) for name in saved.keys()}  # noqa: SIM118
-            own, others = _own(model)
-            problems = _check_weights(shapes, own, others, skip)
-            to_load = {name: tensor for name, tensor in own.items() if not has_prefix(name, skip)}
-            if not problems and not is_dry_run and not any(tensor.is_meta for tensor in to_load.values()):
+        with ExitStack() as stack:
+            files = [stack.enter_context(safe_open(shard, "pt")) for shard in list_shards(file)]
+            where = {name: saved for saved in files for name in saved.keys()}  # noqa: SIM118
+            raw = {name: list(saved.get_slice(name).get_shape()) for name, saved in where.items()}
+            mapped, problems = map_names(raw, init_from)
+            shapes = {name: raw[old_name] for name, old_name in mapped.items()}
+            own = _own(model)
+            loading = _match(shapes, own, mapped, skip)
+            problems += _check(raw, shapes, own, loading, init_from)
+            if problems:
+                return Loading(problems)
+            if not is_dry_run and not any(own[name][0].is_meta for name in loading.loaded):
                 with torch.no_grad():
-                    for name, tensor in to_load.items():
-                        tensor.copy_(saved.get_tensor(name))
+                    for name, old_name in loading.loaded.items():
+                        own[name][0].copy_(where[old_name].get_tensor(old_name))
     except (SafetensorError, OSError) as err:
-        return [f"init_from.weights: {file} cannot be read ({err}); name a complete safetensors file"]
-    return problems
+        return Loading([f"init_from.weights: {file} cannot be read ({err}); name a complete safetensors file"])
+    except InputError as err:
+        return Loading([f"init_from.weights: {problem}" for problem in err.problems])
+    if not init_from.get("strict", True):
+        loading.warning = _describe_gaps(loading, skip)
+    return loading
 
 
-def _own(model: nn.Module) -> tuple[dict[str, Tensor], set[str]]:
-    """Weights and buffers of the model by their first name, and the other names of shared ones."""
-    own: dict[str, Tensor] = {}
-    others, seen = set[str](), set[int]()
+def _describe_gaps(loading: Loading, skip: Collection[str]) -> str:
+    """The names that did not match, besides those that the configuration skips."""
+    groups = {"of the model stay random": loading.random, "of the files are unused": loading.unused}
+    gaps = {text: [name for name in names if not has_prefix(name, skip)] for text, names in groups.items()}
+    texts = [f"{len(names)} weights {text}: {_list(names)}" for text, names in gaps.items() if names]
+    return f"init_from.strict=false: {'; '.join(texts)}" if texts else ""
+
+
+def _own(model: nn.Module) -> dict[str, tuple[Tensor, list[str]]]:
+    """Weights and buffers of the model by their first name, each with all names of it; shared ones have several."""
+    own, first = dict[str, tuple[Tensor, list[str]]](), dict[int, str]()
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in seen:
-            others.add(name)
+        if isinstance(tensor, Tensor):
+            own.setdefault(first.setdefault(id(tensor), name), (tensor, []))[1].append(name)
+    return own
+
+
+def _match(
+    shapes: Shapes, own: Mapping[str, tuple[Tensor, list[str]]], mapped: Mapping[str, str], skip: Collection[str]
+) -> Loading:
+    """What would be loaded, by names alone; a shared weight has several."""
+    loaded, random, used = dict[str, str](), list[str](), set[str]()
+    for name, (_, names) in own.items():
+        found = [other for other in names if other in shapes and not has_prefix(other, skip)]
+        used |= {*found}
+        if found and not has_prefix(name, skip):
+            loaded[name] = mapped[found[0]]
         else:
-            seen.add(id(tensor))
-            own[name] = tensor
-    return own, others
+            random.append(name)
+    return Loading([], loaded, random, [name for name in shapes if name not in used])
 
 
-def _check_weights(
-    shapes: Mapping[str, list[int]], own: Mapping[str, Tensor], others: Collection[str], skip: Collection[str]
+def _check(
+    raw: Shapes,
+    shapes: Shapes,
+    own: Mapping[str, tuple[Tensor, list[str]]],
+    loading: Loading,
+    init_from: Mapping[str, Any],
 ) -> list[str]:
-    known = [*own, *others, *shapes]
+    """All problems of the names and shapes."""
+    skip, strict = init_from["skip"], init_from.get("strict", True)
+    every_name = {name: list(tensor.shape) for tensor, names in own.values() for name in names}
+    known = [*every_name, *shapes]
     problems = [
         f"init_from.skip={list(skip)}: no weight begins with {part!r}; {did_you_mean(part, list_prefixes(known))}"
         for part in skip
         if not any(has_prefix(name, [part]) for name in known)
     ]
-    mismatched = [
-        f"init_from.weights: {name} is {shapes[name]} in the file and {list(tensor.shape)} in the model; {_hint_to_skip(name)}"
-        for name, tensor in own.items()
-        if name in shapes and shapes[name] != list(tensor.shape) and not has_prefix(name, skip)
-    ]
-    missing = [
-        f"init_from.weights: the file lacks {name}, which the model has; {_hint_to_skip(name)}"
-        for name in own
-        if name not in shapes and not has_prefix(name, skip)
-    ]
-    unexpected = [
-        f"init_from.weights: the file has {name}, which the model lacks; {_hint_to_skip(name)}"
-        for name in shapes
-        if name not in own and name not in others and not has_prefix(name, skip)
-    ]
-    for group in (mismatched, missing, unexpected):
+    missing = [name for name in loading.random if not has_prefix(name, skip)]
+    unexpected = [name for name in loading.unused if not has_prefix(name, skip)]
+    mismatched = {
+        name: f"{name} is {shapes[name]} in the file and {shape} in the model"
+        for name, shape in every_name.items()
+        if shapes.get(name, shape) != shape and not has_prefix(name, skip)
+    }
+    is_wrong = bool(mismatched or not loading.loaded or (strict and (missing or unexpected)))
+    advice, count = propose(raw, every_name) if is_wrong else ("", 0)
+    if count > count_matches(shapes, every_name):
+        problems.append(
+            f"init_from.weights: {count_matches(shapes, every_name)} of the {len(shapes)} weights in the file match the "
+            f"model's {len(own)} in name and shape; {advice}, then {count} match"
+        )
+        groups = {
+            "missing in the file": missing,
+            "unexpected in the file": unexpected,
+            "of another shape": [*mismatched.values()],
+        }
+        return problems + [f"init_from.weights: {kind}: {_list(names)}" for kind, names in groups.items() if names]
+    if not loading.loaded:
+        problems.append(
+            f"init_from.weights: none of the {len(shapes)} weights in the file would be loaded into the model's {len(own)}; "
+            "name other weights, or set init_from.prefix or init_from.rename"
+        )
+    lines = [[f"init_from.weights: {text}; {_hint_to_skip(name)}" for name, text in mismatched.items()]]
+    if strict:
+        lines += [
+            [
+                f"init_from.weights: the file lacks {name}, which the model has; {_hint_to_skip(name)}"
+                for name in missing
+            ],
+            [
+                f"init_from.weights: the file has {name}, which the model lacks; {_hint_to_skip(name)}"
+                for name in unexpected
+            ],
+        ]
+    for group in lines:
         problems += group[:MAX_LISTED]
         if len(group) > MAX_LISTED:
             problems.append(f"init_from.weights: and {len(group) - MAX_LISTED} more like the last")
     return problems
 
 
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_IN_LINE} more" if len(names) > MAX_IN_LINE else ""
+    return f"{', '.join(names[:MAX_IN_LINE])}{more}"
+
+
 def _hint_to_skip(name: str) -> str:
     return f"add {name.rpartition('.')[0] or name!r} to init_from.skip"
-
-
-def list_prefixes(names: Iterable[str]) -> set[str]:
-    """All prefixes of dotted names: ``a``, ``a.b`` and ``a.b.c`` of ``a.b.c``."""
-    return {
-        ".".join(words[:count]) for name in names for words in [name.split(".")] for count in range(1, len(words) + 1)
-    }

@@ -106,12 +106,20 @@ class CheckpointSchema:
 
 @dataclass
 class InitFromSchema:
-    """Initial weights from an earlier run or a file."""
+    """Initial weights from an earlier run or from files."""
 
     weights: str | None
-    """A run (id or folder), whose best weights are used, or a safetensors file; null: random weights."""
+    """A run (id or folder), whose best weights are used, a safetensors file, or a folder with such files as
+    `save_pretrained` writes it; null: random weights."""
     skip: list[str]
     """Prefixes of the names of weights that start at random anyway, such as a head for other classes."""
+    prefix: str | None = None
+    """Put in front of every name in the files: `model` makes `model.head.bias` of `head.bias`."""
+    rename: dict[str, str] = field(default_factory=dict)
+    """Beginnings of names in the files, and what replaces them, before the prefix: `{bert: ""}` makes `pooler.bias` of
+    `bert.pooler.bias`. A `*` stands for any part of a name and is repeated by a `*` of the replacement."""
+    strict: bool = True
+    """Every weight must be in the model and in the files; false: the others are listed and stay random or unused."""
 
 
 @dataclass

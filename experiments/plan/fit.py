@@ -34,7 +34,7 @@ def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()
     if topology.pipe > 1 or topology.model > 1 or initial is not None or config.get("freeze"):
         with torch.device("meta"):
             model = instantiate(config["model"], "model", trust)
-        problems += load_initial_weights(model, config, initial)
+        problems += load_initial_weights(model, config, initial).problems
         problems += find_incompatibilities(model, topology, engine.get("partition", "parameters"), engine.settings)
     if splits := find_splitting(engine.get("stage", 0), topology, plan.num_servers, engine.settings):
         problems += find_slicing_problems(make_optimizer_factory(config["optimizer"], trust), splits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import random
 import sys
@@ -21,7 +22,9 @@ import torch
 
 from experiments.components.assemble import assemble
 from experiments.components.instantiate import describe_error
+from experiments.components.load_weights import Loading
 from experiments.components.user_code import find_user_frame, get_message
+from experiments.core.atomic import write_text
 from experiments.core.errors import InputError, TrainingError
 from experiments.core.seeding import derive_seed
 from experiments.plan.plan import Plan, make_plan
@@ -35,13 +38,15 @@ from experiments.train.determinism import set_level
 from experiments.train.evaluation.split_evaluation import SplitEvaluation
 from experiments.train.trainer import Trainer
 from experiments.trial.debug_run import shorten
-from experiments.trial.initial_weights import FILE, get_initial_weights
+from experiments.trial.initial_weights import FILE, check_copy, get_initial_weights
 from experiments.trial.trial import Trial
 from launchers.base import DISK_FULL, DONE, FAILED, JOURNAL_LOST, WRONG_INPUT
 from launchers.ownership import make_private
 from modules.data.base import ComponentWarning, DataError
 from modules.parallel.base import Rank
 
+WEIGHT_NAMES = "initial_weights.json"
+"""File in the folder of an attempt: the names of the weights that `init_from` loaded, left random and did not use."""
 CONNECTION_ERRORS = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
 """Parts of torch's errors when another rank has ended."""
 OWN_ERRORS = (
@@ -138,7 +143,12 @@ def run_attempt(
             _choose_compile_cache()
         random.seed(derive_seed(config["seed"], "python"))
         numpy.random.seed(derive_seed(config["seed"], "numpy") % 2**32)
-        components = assemble(config, trust, trial.folder / FILE if get_initial_weights(config) else None)
+        initial = trial.folder / FILE if get_initial_weights(config) else None
+        if initial is not None and trial.evaluates is None and rank.number == 0:
+            check_copy(trial.folder, trial.provenance)
+        components = assemble(config, trust, initial)
+        if components.loading is not None and rank.number == 0:
+            _report_loading(components.loading, trial.folder, number, journal, warn)
         if trial.evaluates is not None:
             make = partial(SplitEvaluation, evaluates=trial.evaluates)
         training = make(
@@ -166,6 +176,17 @@ def run_attempt(
         if has_others and _is_caused_by_another_rank(err):
             return fail(err, f"{SECONDARY}: {describe_error(err)}", FAILED, EXCEPTION, follows=True)
         return fail(err, _describe(err), FAILED, classify_failure(err, trial.folder), unexpected=True)
+
+
+def _report_loading(loading: Loading, folder: Path, number: int, journal: Journal, warn: Callable[[str], None]) -> None:
+    """Log which initial weights were loaded: their numbers in the journal, their names in a file."""
+    groups = {"loaded": loading.loaded, "random": loading.random, "unused": loading.unused}
+    path = f"attempts/{number}/{WEIGHT_NAMES}"
+    write_text(folder / path, json.dumps(groups, indent=1))
+    journal.artifact(path)
+    journal.params({f"init_from.num_{name}": len(names) for name, names in groups.items()})
+    if loading.warning:
+        warn(loading.warning)
 
 
 def _print_error(err: Exception, reason: str, trust: tuple[str, ...], *, unexpected: bool, follows: bool) -> None:

@@ -1,8 +1,7 @@
-"""Initial weights from an earlier run or a file: found, and copied into the run. Imports no torch."""
+"""Initial weights from an earlier run or from files: found, and copied into the run. Imports no torch."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -12,31 +11,37 @@ from typing import Any
 from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
 from experiments.run.checkpoint import WEIGHTS, Checkpoints
+from experiments.trial.weight_files import INDEX, SAFE, find_in_folder, hash_file, join_shards, list_shards
 
 FILE = "initial.safetensors"
 """Their file in the run folder: a copy, so the earlier run can change or disappear."""
-"""The file with the weights in a checkpoint."""
-SAFE = ".safetensors"
+NEWER: dict[str, Any] = {"prefix": None, "rename": {}, "strict": True}
+"""Keys of `init_from` that the first version did not have. With these values they change nothing."""
 
 
 def get_initial_weights(config: Mapping[str, Any]) -> str | None:
-    """The run or file that `init_from.weights` names; None for random initial weights."""
+    """The run, file or folder that `init_from.weights` names; None for random initial weights."""
     named: str | None = (config.get("init_from") or {}).get("weights")
     return named
 
 
+def without_newer(init_from: Mapping[str, Any]) -> dict[str, Any]:
+    """`init_from` without the newer keys that change nothing, for the id of a trial."""
+    return {key: value for key, value in init_from.items() if key not in NEWER or value != NEWER[key]}
+
+
 def find_weights(named: str, find_folder: Callable[[str], Path]) -> Path:
-    """Find the file with the weights: a safetensors file, or that of the best (else newest) checkpoint of a run.
+    """Find the weights: a safetensors file, an index of such files, or the best (else newest) checkpoint of a run.
 
     Args:
-        named: a file or a run.
+        named: a file, a folder with files, or a run.
         find_folder: finds the folder of a run, or raises an `InputError`.
 
     Raises:
         InputError: there is no such file or run, or it has no checkpoint.
     """
     path = user_path(named, "init_from.weights").absolute()
-    if path.is_file() and path.suffix != SAFE:
+    if path.is_file() and path.suffix != SAFE and not path.name.endswith(INDEX):
         raise InputError(
             [
                 f"init_from.weights={named} does not end in {SAFE}; files in other formats can run code when they are read"
@@ -46,6 +51,8 @@ def find_weights(named: str, find_folder: Callable[[str], Path]) -> Path:
         return path
     if path.suffix == SAFE:
         raise InputError([f"init_from.weights={named}: there is no such file; name a run, or a file that is there"])
+    if path.is_dir() and not (path / "trial.yaml").is_file():
+        return find_in_folder(path)
     try:
         run = find_folder(named)
     except InputError as err:
@@ -59,20 +66,36 @@ def find_weights(named: str, find_folder: Callable[[str], Path]) -> Path:
 
 
 def copy_weights(named: str, find_folder: Callable[[str], Path], folder: Path) -> dict[str, Any]:
-    """Copy the weights into a run folder, and return their source and checksum.
+    """Copy the weights into a run folder that has no copy yet, and return their source and checksum.
 
     Raises:
         InputError: the weights cannot be found.
         OSError: the folder cannot be written.
     """
+    if (folder / FILE).exists():  # of the run that this one reproduces
+        return {"file": named, "sha256": hash_file(folder / FILE)}
     source = find_weights(named, find_folder)
-    if user_path(named).is_file():
-        shutil.copyfile(source, folder / FILE)
+    shards = list_shards(source)
+    if len(shards) > 1:
+        join_shards(shards, folder / FILE)
+    elif user_path(named).exists() and not (user_path(named) / "trial.yaml").is_file():
+        shutil.copyfile(shards[0], folder / FILE)
     else:
         link_or_copy(source, folder / FILE)  # checkpoints never change, so a hard link is enough
-    with (folder / FILE).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": str(source), "sha256": digest}
+    return {"file": str(source), "sha256": hash_file(folder / FILE)}
+
+
+def check_copy(folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Check that the copy in a run folder is still what was frozen.
+
+    Raises:
+        InputError: it has changed or is missing.
+    """
+    expected = (provenance.get("initial") or {}).get("sha256")
+    if not (folder / FILE).is_file():
+        raise InputError([f"{folder / FILE} is missing, with which this run begins; start a new run"])
+    if expected is not None and hash_file(folder / FILE) != expected:
+        raise InputError([f"{folder / FILE} has changed since the run was frozen; restore it, or start a new run"])
 
 
 def link_or_copy(source: Path, target: Path) -> None:

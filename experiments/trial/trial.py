@@ -34,7 +34,7 @@ from experiments.run.state import read_outcome
 from experiments.trial.code_snapshot import take_snapshots
 from experiments.trial.debug_run import list_notes
 from experiments.trial.environment import describe_machine, installed_packages
-from experiments.trial.initial_weights import copy_weights, get_initial_weights
+from experiments.trial.initial_weights import copy_weights, get_initial_weights, without_newer
 from experiments.trial.own_runs import remember_runs_dir
 from experiments.trial.run_files import read_config, read_provenance
 from launchers.ownership import find_squatter
@@ -141,6 +141,8 @@ def trial_id(config: dict[str, Any]) -> str:
         hashed[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
     if get_initial_weights(config) is None:
         hashed.pop("init_from", None)
+    else:
+        hashed["init_from"] = without_newer(config["init_from"])
     if not config.get("freeze"):
         hashed.pop("freeze", None)
     hashed = {key: value for key, value in hashed.items() if key not in NEWER or value != NEWER[key]}

@@ -18,7 +18,7 @@ from experiments.core.files.paths import user_path
 from experiments.results.reproduce.verdict import last_step
 from experiments.run import journal
 from experiments.trial.code_snapshot import take_snapshots
-from experiments.trial.initial_weights import FILE, get_initial_weights
+from experiments.trial.initial_weights import FILE, check_copy, get_initial_weights
 from experiments.trial.lookup import check_readable, find_run, read_mlflow_ids
 from experiments.trial.own_runs import check_own
 from experiments.trial.record import RunRecord, record_trial
@@ -126,13 +126,16 @@ def _of_trial(trial: Trial, args: Namespace) -> Original:
     if first := trial.attempts()[:1]:
         record = replace(record, config=trial.read_attempt_config(int(first[0].name)))
     _check_configuration(record, trust, args.run, is_trusted=True)
+    has_initial = get_initial_weights(record.config) is not None
+    if has_initial:
+        check_copy(trial.folder, provenance)
     return Original(
         record=record,
         files=record.code_folder,
         overrides=provenance["overrides"],
         config_dirs=provenance["config_dirs"],
         trust=trust,
-        initial=trial.folder / FILE if get_initial_weights(record.config) is not None else None,
+        initial=trial.folder / FILE if has_initial else None,
         source=provenance.get("source"),
         link={
             "run": trial.folder.name,

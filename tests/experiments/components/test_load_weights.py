@@ -19,6 +19,7 @@ from experiments.plan.fit import check_fit
 from experiments.plan.plan import make_plan
 from experiments.trial.initial_weights import FILE, find_weights
 from experiments.trial.trial import Trial, find_trial, freeze, trial_id
+from modules.model.logits_of import LogitsOf
 from tests.conftest import Lathe
 
 MLP = ("model=mlp", "model.hidden_sizes=[6,5]", "tracking=off", "hardware.device=cpu")
@@ -36,8 +37,8 @@ class Net(nn.Module):
         return outputs
 
 
-def config(*skip: str, weights: str | None = "x", freeze: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {"init_from": {"weights": weights, "skip": list(skip)}, "freeze": list(freeze)}
+def config(*skip: str, weights: str | None = "x", freeze: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
+    return {"init_from": {"weights": weights, "skip": list(skip), **more}, "freeze": list(freeze)}
 
 
 def saved(folder: Path, model: nn.Module, **more: Tensor) -> Path:
@@ -50,7 +51,7 @@ def test_a_model_starts_with_the_weights_of_a_file_except_skipped_ones(tmp_path:
     source, model = Net(), Net(num_classes=2)
     nn.init.constant_(source.trunk[1].get_buffer("running_mean"), 7)
     head = model.head.weight.detach().clone()
-    assert load_initial_weights(model, config("head"), saved(tmp_path, source)) == []
+    assert load_initial_weights(model, config("head"), saved(tmp_path, source)).problems == []
     for name, tensor in source.trunk.state_dict().items():
         assert torch.equal(model.trunk.state_dict()[name], tensor), name
     assert torch.equal(model.head.weight, head)
@@ -65,12 +66,12 @@ def test_every_mismatch_is_reported_with_its_shape_and_nothing_is_loaded(tmp_pat
         "init_from.weights: head.bias is [3] in the file and [2] in the model; add 'head' to init_from.skip",
         "init_from.weights: the file has extra.bias, which the model lacks; add 'extra' to init_from.skip",
     ]
-    assert load_initial_weights(model, config(), path) == problems
-    assert load_initial_weights(model, config("head", "extra"), path) == []
+    assert load_initial_weights(model, config(), path).problems == problems
+    assert load_initial_weights(model, config("head", "extra"), path).problems == []
     with torch.device("meta"):
-        assert load_initial_weights(Net(num_classes=2), config(), path) == problems
+        assert load_initial_weights(Net(num_classes=2), config(), path).problems == problems
     model.load_state_dict(before)
-    assert load_initial_weights(model, config("haed", "head", "extra"), path) == [
+    assert load_initial_weights(model, config("haed", "head", "extra"), path).problems == [
         "init_from.skip=['haed', 'head', 'extra']: no weight begins with 'haed'; did you mean 'head'?"
     ]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -79,11 +80,11 @@ def test_every_mismatch_is_reported_with_its_shape_and_nothing_is_loaded(tmp_pat
 def test_a_file_that_lacks_weights_or_is_damaged_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file(Net().trunk.state_dict(prefix="trunk."), path)
-    assert load_initial_weights(Net(), config(), path)[0] == (
+    assert load_initial_weights(Net(), config(), path).problems[0] == (
         "init_from.weights: the file lacks head.weight, which the model has; add 'head' to init_from.skip"
     )
     path.write_bytes(path.read_bytes()[:-7])
-    (problem,) = load_initial_weights(Net(), config(), path)
+    (problem,) = load_initial_weights(Net(), config(), path).problems
     assert problem.startswith(f"init_from.weights: {path} cannot be read (")
 
 
@@ -96,13 +97,46 @@ def test_tied_weights_are_loaded_once(tmp_path: Path) -> None:
     source, model = tied(), tied()
     path = tmp_path / "net.safetensors"
     save_file({name: tensor for name, tensor in source.state_dict().items() if name != "1.weight"}, path)
-    assert load_initial_weights(model, config(), path) == []
+    assert load_initial_weights(model, config(), path).problems == []
     assert torch.equal(model[1].get_parameter("weight"), source[0].get_parameter("weight"))
+
+
+def test_weights_saved_without_a_wrapper_load_into_it_with_a_prefix(tmp_path: Path) -> None:
+    source, model = Net(), LogitsOf(Net())
+    path = saved(tmp_path, source)
+    first, *lists = load_initial_weights(model, config(), path).problems
+    assert first == (
+        "init_from.weights: 0 of the 9 weights in the file match the model's 9 in name and shape; "
+        "set init_from.prefix=model, then 9 match"
+    )
+    assert [line.partition(": ")[2].partition(", ")[0] for line in lists] == [
+        "missing in the file: model.trunk.0.weight", "unexpected in the file: head.bias",
+    ]  # fmt: skip
+    assert load_initial_weights(model, config(strict=False), path).problems == [first, *lists], "never without a word"
+    loading = load_initial_weights(model, config(prefix="model"), path)
+    assert (len(loading.loaded), loading.random, loading.unused, loading.warning) == (9, [], [], "")
+    assert loading.loaded["model.head.bias"] == "head.bias"
+    assert torch.equal(model.model.get_parameter("head.weight"), source.head.weight)
+
+
+def test_weights_without_a_partner_are_listed_if_they_are_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_file({**Net().trunk.state_dict(prefix="trunk."), "pooler.bias": torch.zeros(2)}, path)
+    loading = load_initial_weights(Net(), config(strict=False), path)
+    assert (loading.random, loading.unused) == (["head.weight", "head.bias"], ["pooler.bias"])
+    assert loading.warning == (
+        "init_from.strict=false: 2 weights of the model stay random: head.weight, head.bias; "
+        "1 weights of the files are unused: pooler.bias"
+    )
+    (problem,) = load_initial_weights(Net(), config("trunk", "head", "pooler"), path).problems
+    assert problem.startswith(
+        "init_from.weights: none of the 8 weights in the file would be loaded into the model's 9;"
+    )
 
 
 def test_frozen_weights_and_batch_statistics_do_not_change() -> None:
     model = Net().train()
-    assert load_initial_weights(model, config(weights=None, freeze=("trunk",)), None) == []
+    assert load_initial_weights(model, config(weights=None, freeze=("trunk",)), None).problems == []
     assert [name for name, p in model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
     before = {name: tensor.clone() for name, tensor in model.trunk.state_dict().items()}
     inputs = torch.randn(5, 4) * 3 + 1
@@ -113,9 +147,9 @@ def test_frozen_weights_and_batch_statistics_do_not_change() -> None:
 
 
 def test_frozen_parts_must_exist_and_leave_something_to_train() -> None:
-    (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trnk",)), None)
+    (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trnk",)), None).problems
     assert problem == "freeze=['trnk']: no weight of Net begins with 'trnk'; did you mean 'trunk' or 'trunk.1'?"
-    (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trunk", "head")), None)
+    (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trunk", "head")), None).problems
     assert problem == "freeze=['trunk', 'head'] leaves nothing to train in Net; remove its last entry"
     assert has_prefix("head.3.bias", ["head"])
     assert not has_prefix("head_2.bias", ["head"])
@@ -126,6 +160,8 @@ def test_the_id_without_initial_weights_is_unchanged() -> None:
     old = {key: value for key, value in plain.items() if key not in ("init_from", "freeze")}
     assert trial_id(plain) == trial_id(old)
     started = compose([*MLP, "init_from.weights=a"]).config
+    assert trial_id(started) == trial_id({**started, "init_from": {"weights": "a", "skip": []}})
+    assert trial_id(started) != trial_id(compose([*MLP, "init_from.weights=a", "init_from.prefix=b"]).config)
     assert len({trial_id(plain), trial_id(started), trial_id(compose([*MLP, "freeze=[stack.1]"]).config)}) == 3
 
 
