@@ -167,6 +167,8 @@ def _run_as_program(
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(environment)
+        folders = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+        sys.path[:0] = [folder for folder in folders if folder not in sys.path]
         atexit._clear()
         sys.modules.pop(module, None)
         sys.argv = [module, *arguments]
