@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from experiments.cli.command import Command
-from experiments.cli.commands import COMMANDS, OVERRIDES_HELP, RUNS_DIR
+from experiments.cli.commands import COMMANDS
+from experiments.cli.table.arguments import OVERRIDES_HELP, RUNS_DIR
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.files.paths import user_path
 from experiments.core.runs_dir import choose_runs_dir

@@ -1,24 +1,22 @@
-"""`lathe sweep`, `lathe status` and `lathe cancel`, and what `lathe run -m` and `lathe resume SWEEP` do."""
+"""`lathe sweep`, and what `lathe run -m` and `lathe resume SWEEP` do."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.components.instantiate import instantiate
-from experiments.config.allowlist import trusted
 from experiments.core.console import make_console
 from experiments.launch.own_launcher import complete_executor, uses_scheduler
 from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec, read
 from experiments.sweep.status.progress import warn_of_damage
-from experiments.sweep.status.tables import show, show_live
+from experiments.sweep.status.tables import show_live
 from experiments.sweep.submit import WorkerRestarts, count_todo, make_pool, retry_unfinished, submit
-from experiments.sweep.sweep import Sweep, find_sweep
+from experiments.sweep.sweep import Sweep
 from experiments.tracking.mlflow_view import ui_hint
 from experiments.trial.trial import resolve_runs_dir
 from launchers.base import WORKER_MODULE, WORKER_OPTIONS, Executor, LaunchError, WorkerPool
@@ -34,29 +32,6 @@ def sweep(args: argparse.Namespace) -> int:
         InputError: the sweep or one of its trials cannot run.
     """
     return start_sweep(read(args.sweep, args.overrides, args.config_dir, args.trust), args)
-
-
-def status(args: argparse.Namespace) -> int:
-    return show(args, ui_hint)
-
-
-def cancel(args: argparse.Namespace) -> int:
-    """End a sweep or some of its trials.
-
-    Raises:
-        InputError: there is no such sweep or trial.
-    """
-    from experiments.sweep.status import selection
-
-    sweep = find_sweep(args.sweep, Path(args.runs_dir), trusted(args.trust))
-    (ledger := sweep.ledger()).read()
-    warn_of_damage(ledger)
-    executor = sweep.observer()
-    if executor is None:
-        sweep.check()
-        executor = sweep.executor()
-    selection.cancel(sweep, executor, args.trials, say=lambda line: print(line, flush=True))
-    return 0
 
 
 def start_sweep(spec: SweepSpec, args: argparse.Namespace, experiment: Experiment | None = None) -> int:

@@ -78,3 +78,8 @@ def format_value(value: Any) -> str:
     )
     text = text.removesuffix("\n").removesuffix("\n...")
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
+def format_bytes(number: int) -> str:
+    """The size of files, such as ``0.3 MB`` or ``12.4 GB``."""
+    return f"{number / 1e6:,.1f} MB" if number < 1e9 else f"{number / 1e9:,.1f} GB"

@@ -24,6 +24,7 @@ from experiments.plan.plan import Plan
 from experiments.run.failure import EXCEPTION
 from experiments.run.history import read_last_step
 from experiments.run.journal import Journal
+from experiments.run.state import is_cancel_requested
 from launchers.base import FAILED
 
 LOG = "This attempt ran with --here: its output went to the terminal of the command.\n"
@@ -132,6 +133,8 @@ class _StopRequest:
         self._reason: str | None = None
 
     def __call__(self) -> str | None:
+        if self._reason is None and is_cancel_requested(self._monitor.folder):
+            self._reason = "`lathe cancel`"
         return self._reason or (self._signals.reason if self._signals is not None else None)
 
     def __enter__(self) -> _StopRequest:

@@ -26,6 +26,7 @@ from experiments.plan.plan import Plan, make_plan
 from experiments.run import journal
 from experiments.run.folder_watch import FolderWatch
 from experiments.run.lock import lock_run
+from experiments.run.state import is_cancel_requested
 from experiments.trial.trial import Trial
 from launchers.base import WRONG_INPUT, AttemptSpec, Handle, Launcher, LaunchError
 
@@ -96,6 +97,8 @@ def run(
         ):
             watch = FolderWatch(monitor.folder)
             while handle.poll() is None:
+                if not signals.count and is_cancel_requested(monitor.folder):
+                    signals.stop()
                 monitor.update(signals.count)
                 if watch.is_gone() or signals.is_overdue:
                     handle.signal(signal.SIGKILL)
@@ -203,6 +206,10 @@ class _SignalForwarder:
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         """Forward a signal. Do not print here: the interrupted code may be printing."""
+        self.stop(number)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Ask the training to save and stop; the second time, end it at once."""
         self.count += 1
         self._first_at = self._first_at or time.monotonic()
         self.handle.signal(number if self.count == 1 else signal.SIGKILL)

@@ -97,7 +97,7 @@ class Checkpoints:
             JournalLostError: the journal of the attempt was removed or cut off, so the checkpoint would not continue it.
         """
         own = "" if self.attempt is None else f"-{self.attempt}"
-        partial, folder = self.folder / f".partial-{step}{own}", self._step_folder(step)
+        partial, folder = self.folder / f".partial-{step}{own}", self.locate(step)
         try:
             self._check_no_later_attempt(step)
             # Another process may remove `checkpoints`, or rename the run folder for a moment.
@@ -145,7 +145,7 @@ class Checkpoints:
 
     def has(self, step: int) -> bool:
         """Whether the checkpoint of this step is complete."""
-        return not _examine(self._step_folder(step), self.needed)[0]
+        return not _examine(self.locate(step), self.needed)[0]
 
     def is_better(self, metric: str, value: float, mode: Literal["min", "max"]) -> bool:
         """Whether a value is better than that of the best complete checkpoint, if there is one; NaN never is."""
@@ -160,7 +160,7 @@ class Checkpoints:
         Raises:
             ValueError: there is no such checkpoint.
         """
-        if not self._step_folder(step).exists():
+        if not self.locate(step).exists():
             raise ValueError(f"mark_best wants a saved step, but there is no checkpoint of step {step}; save it first")
         if not self.is_better(metric, value, mode):
             return False
@@ -191,7 +191,7 @@ class Checkpoints:
     def discard(self, step: int, reason: str) -> None:
         """Remove a checkpoint whose content cannot be restored; `warnings` names it."""
         self.warnings.append(f"the checkpoint of step {step} is damaged and was removed: {reason}")
-        self._step_folder(step).rename(self.folder / f".partial-{step}-damaged")
+        self.locate(step).rename(self.folder / f".partial-{step}-damaged")
         if (best := self._best()) and best["step"] == step:
             self.unmark_best()
 
@@ -217,12 +217,18 @@ class Checkpoints:
         """
         return self.best() if self.has_best else self.latest()
 
+    def find_delivered_step(self) -> int | None:
+        """The step that the run delivers, by its mark alone: no file is checked. None without a checkpoint."""
+        best = self._best()
+        return int(best["step"]) if best else max(self._steps(), default=None)
+
     def delivers(self, newest: int) -> bool:
         """Whether the run delivers the step that was saved last: it is marked as best, or no step is."""
         best = self._best()
         return best is None or best["step"] == newest
 
-    def _step_folder(self, step: int) -> Path:
+    def locate(self, step: int) -> Path:
+        """The folder of the checkpoint of a step, which need not exist."""
         return self.folder / f"step_{step:08d}"
 
     def _steps(self) -> list[int]:
@@ -244,7 +250,7 @@ class Checkpoints:
         return best
 
     def _read(self, step: int) -> Checkpoint | None:
-        folder = self._step_folder(step)
+        folder = self.locate(step)
         damage, sealed = _examine(folder, self.needed, check_content=True)
         if damage:
             self.warnings.append(f"the checkpoint of step {step} in {folder} is damaged and was skipped: {damage}")
@@ -265,7 +271,7 @@ class Checkpoints:
         try:
             for step in set(self._steps()) - keep:
                 # Rename first: a crash between two files must not leave a folder that looks like a checkpoint.
-                self._step_folder(step).rename(self.folder / f".partial-{step}-pruned")
+                self.locate(step).rename(self.folder / f".partial-{step}-pruned")
             self._remove_partial()
         except OSError as err:
             self.warnings.append(f"old checkpoints in {self.folder} could not be removed: {err.strerror}")
@@ -276,7 +282,7 @@ class Checkpoints:
         reason = err.strerror or str(err)
         hint = f"make {self.folder} writable"
         if err.errno in (errno.ENOSPC, errno.EDQUOT):
-            needed = max([num_bytes, *(_size(self._step_folder(other)) for other in intact)])
+            needed = max([num_bytes, *(_size(self.locate(other)) for other in intact)])
             free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
             reason += f" ({'' if intact else 'more than '}{_megabytes(needed)} needed, {_megabytes(free)} free)"
             hint = "free space" if err.errno == errno.ENOSPC else "free space in your quota"

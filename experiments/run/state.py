@@ -1,4 +1,4 @@
-"""The state of a run: from its outcome, else from its journal, else from whether its process is alive."""
+"""The state of a run: from its outcome, else from its journal, else from whether its process is alive; and how to end it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from experiments.core import renamed
 from experiments.core.files.field_types import Check, is_count, is_one_of, is_time, matches
 from experiments.core.files.read_file import DamagedFileError, MissingFileError, read_json_map
 from experiments.run.journal import FINAL_STATES
+
+CANCEL = "cancel"
+"""File in the folder of an attempt by which `lathe cancel` asks it to stop, also one on another machine."""
 
 _OUTCOME: Mapping[str, Check] = {
     "status": is_one_of("finished", "failed", "interrupted", "killed"), "attempt": is_count, "ended": is_time,
@@ -91,3 +94,18 @@ def is_process_alive(host: str, pid: int, since: float) -> bool:
         return False
     started = int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return fields[0] not in "ZX" and started < since + 5  # started later: another process has the same id
+
+
+def request_cancel(attempt_folder: Path) -> None:
+    """Ask an attempt to save and stop.
+
+    Raises:
+        OSError: its folder cannot be written.
+    """
+    attempt_folder.mkdir(parents=True, exist_ok=True)
+    (attempt_folder / CANCEL).touch()
+
+
+def is_cancel_requested(attempt_folder: Path) -> bool:
+    """Whether an attempt was asked to save and stop."""
+    return (attempt_folder / CANCEL).exists()

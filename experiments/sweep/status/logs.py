@@ -16,8 +16,7 @@ from experiments.run.rank_reports import log_name
 from experiments.sweep.ledger import ENDED, Entry, Ledger
 from experiments.sweep.status.progress import warn_of_damage
 from experiments.sweep.status.selection import select
-from experiments.sweep.sweep import Sweep, find_sweep, format_reference
-from launchers.base import DONE
+from experiments.sweep.sweep import Sweep, format_reference
 
 MAX_LINES = 20
 MAX_BYTES = 1 << 16
@@ -25,13 +24,12 @@ MAX_LOGS = 20
 POLL_S = 0.3
 
 
-def logs(args: argparse.Namespace) -> int:
-    """Run `lathe logs`.
+def show_logs(sweep: Sweep, args: argparse.Namespace) -> None:
+    """Print the output of a sweep's trials.
 
     Raises:
-        InputError: there is no such sweep, trial, attempt or rank.
+        InputError: there is no such trial, attempt or rank.
     """
-    sweep = find_sweep(args.sweep, Path(args.runs_dir))
     ledger = sweep.ledger()
     entries = list(ledger.read().entries.values())
     warn_of_damage(ledger)
@@ -43,7 +41,6 @@ def logs(args: argparse.Namespace) -> int:
         _show_one(sweep, ledger, entries[0], args)
     else:
         _show_several(sweep, entries, args)
-    return DONE
 
 
 def _show_several(sweep: Sweep, entries: Sequence[Entry], args: argparse.Namespace) -> None:
@@ -65,27 +62,49 @@ def _show_several(sweep: Sweep, entries: Sequence[Entry], args: argparse.Namespa
 
 def _show_one(sweep: Sweep, ledger: Ledger, entry: Entry, args: argparse.Namespace) -> None:
     """Print the whole log of an attempt, and the trial's state."""
-    folder = sweep.folder / entry.id / "attempts"
-    known = [int(path.name) for path in attempt_folders(folder.parent)]
+    folder = sweep.folder / entry.id
+    attempt, path = choose_log(folder, f"trial {entry.id}", args, entry.attempt)
+    if args.follow:
+        attempt = _follow(ledger, entry.id, folder / "attempts", attempt, args)
+    else:
+        print_log(path)
+    entry = ledger.read().entries[entry.id]
+    state = _describe_state(entry) if attempt == entry.attempt else f"attempt {attempt} of {entry.attempt}"
+    print(f"trial {entry.id}, {state}", file=sys.stderr)
+
+
+def choose_log(run_folder: Path, name: str, args: argparse.Namespace, newest: int = 0) -> tuple[int, Path]:
+    """The attempt and the log that the arguments name; the log need not exist yet.
+
+    Args:
+        run_folder: of the run.
+        name: what an error calls the run.
+        args: with `attempt` and `rank`.
+        newest: number of an attempt that may have no folder yet.
+
+    Raises:
+        InputError: the run has no such attempt or rank.
+    """
+    known = [int(path.name) for path in attempt_folders(run_folder)]
     if args.attempt is not None and args.attempt not in known:
         hint = f"its attempts are {', '.join(map(str, known))}" if known else "it has not started yet"
-        raise InputError([f"--attempt {args.attempt}: trial {entry.id} has no such attempt; {hint}"])
-    attempt = args.attempt or max([entry.attempt, *known])
-    path = folder / str(attempt) / log_name(args.rank)
+        raise InputError([f"--attempt {args.attempt}: {name} has no such attempt; {hint}"])
+    attempt = args.attempt or max([newest, *known])
+    path = run_folder / "attempts" / str(attempt) / log_name(args.rank)
     if args.rank and not path.exists():
         ranks = sum(1 for _ in path.parent.glob("log*.txt"))
         hint = f"it has ranks 0 to {ranks - 1}" if ranks > 1 else "it has only rank 0"
-        raise InputError([f"--rank {args.rank}: attempt {attempt} of trial {entry.id} has no such rank; {hint}"])
-    if args.follow:
-        attempt = _follow(ledger, entry.id, folder, attempt, args)
-    elif path.exists():
+        raise InputError([f"--rank {args.rank}: attempt {attempt} of {name} has no such rank; {hint}"])
+    return attempt, path
+
+
+def print_log(path: Path) -> None:
+    """Print a whole log, if it exists."""
+    if path.exists():
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 sys.stdout.write(line)
     sys.stdout.flush()
-    entry = ledger.read().entries[entry.id]
-    state = _describe_state(entry) if attempt == entry.attempt else f"attempt {attempt} of {entry.attempt}"
-    print(f"trial {entry.id}, {state}", file=sys.stderr)
 
 
 def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, args: argparse.Namespace) -> int:

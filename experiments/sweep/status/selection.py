@@ -10,6 +10,7 @@ from typing import Any, get_args
 from experiments.core import renamed
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.format import format_value
+from experiments.run.state import is_cancel_requested, request_cancel
 from experiments.sweep.ledger import ENDED, Entry, Ledger, LedgerState, State
 from experiments.sweep.status.progress import read_progress
 from experiments.sweep.status.text import format_counts
@@ -120,7 +121,7 @@ def cancel(
         InputError: an argument selects no trial.
         LaunchError: the scheduler does not end the workers.
     """
-    ledger, by = sweep.ledger(), f"cancelled by {_user_name()}"
+    ledger, by = sweep.ledger(), f"cancelled by {user_name()}"
     select(ledger.read(), args, sweep.name)
     reap(sweep, ledger, executor)
     if not args and _report_if_over(sweep, executor, say):
@@ -167,11 +168,10 @@ def _cancel_pending(ledger: Ledger, chosen: Collection[str], by: str) -> list[st
 
 
 def _request_cancel(sweep: Sweep, entry: Entry) -> None:
-    """Create the file that the worker checks every second."""
-    path = sweep.folder / entry.id / "attempts" / str(entry.attempt) / "cancel"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    """Ask the worker, which looks every second."""
+    folder = sweep.folder / entry.id / "attempts" / str(entry.attempt)
+    if not is_cancel_requested(folder):
+        request_cancel(folder)
 
 
 def _describe_request(name: str, args: Sequence[str], num_pending: int, num_running: int, num_chosen: int) -> str:
@@ -224,7 +224,7 @@ def _find_unfinished(sweep: Sweep, ledger: Ledger, trials: Collection[str], by: 
     return left
 
 
-def _user_name() -> str:
+def user_name() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # an id without an entry in passwd, as in containers

@@ -39,7 +39,7 @@ from experiments.sweep.status.text import (
     format_progress,
     format_reason,
 )  # fmt: skip
-from experiments.sweep.sweep import Sweep, find_sweep, format_reference
+from experiments.sweep.sweep import Sweep, format_reference
 from experiments.sweep.worker.reaper import reap
 from experiments.trial.lookup import check_runs_dir
 from launchers.base import DONE, FAILED, Executor
@@ -229,21 +229,15 @@ DoneHint = Callable[[Sweep], str]
 """Makes the line that says where to view a finished sweep; from the tracking backend."""
 
 
-def show(args: argparse.Namespace, done_hint: DoneHint) -> int:
-    """Run `lathe status`.
+def show(sweep: Sweep, args: argparse.Namespace, done_hint: DoneHint) -> int:
+    """Show one sweep, for `lathe status`.
 
     Args:
+        sweep: the sweep to show.
         args: the command's arguments.
         done_hint: makes the line below a sweep that is done.
-
-    Raises:
-        InputError: there is no such sweep.
     """
-    runs_dir, screen = Path(args.runs_dir), make_console()
-    if args.sweep is None:
-        return _show_all(runs_dir, screen, as_document=args.json)
-    sweep = find_sweep(args.sweep, runs_dir)
-    executor = sweep.observer()
+    screen, executor = make_console(), sweep.observer()
     if args.watch:
         show_live(sweep, executor, done_hint, is_attached=False)
         return DONE
@@ -264,7 +258,9 @@ def show(args: argparse.Namespace, done_hint: DoneHint) -> int:
     return DONE
 
 
-def _show_all(runs_dir: Path, screen: Console, *, as_document: bool) -> int:
+def show_all(runs_dir: Path, *, as_document: bool) -> int:
+    """Show one line for each sweep in a folder, for `lathe status`."""
+    screen = make_console()
     check_runs_dir(runs_dir)
     known = read_all(Sweep(path.parent.resolve()) for path in runs_dir.glob("*/sweep.yaml"))
     if as_document:

@@ -13,6 +13,7 @@ from pathlib import Path
 from experiments.run import journal
 from experiments.run.failure import CANCELLED, RETRYABLE, classify_loss
 from experiments.run.journal_tail import JournalTail
+from experiments.run.state import is_cancel_requested
 from experiments.sweep.ledger import Entry, Ledger, State
 from experiments.sweep.sweep import Sweep
 from launchers.base import Executor
@@ -98,7 +99,7 @@ def _end_attempt(
     tail.read()
     state: State = "pending"
     failure, then = classify_loss(f"{reason}\n{_read_log_tail(sweep, entry.worker)}"), "the trial is pending again"
-    if (folder / "attempts" / str(attempt) / "cancel").exists():
+    if is_cancel_requested(folder / "attempts" / str(attempt)):
         state, failure, then = "cancelled", CANCELLED, "the trial is cancelled, as requested"
     elif (
         failure not in RETRYABLE and num_trials[entry.worker] == 1

@@ -17,6 +17,7 @@ from experiments.run import journal
 from experiments.run.failure import CANCELLED, CONFIG, EXCEPTION, HOST_MEMORY, KILLED, PREEMPTED, RETRYABLE, TIMEOUT
 from experiments.run.folder_watch import FolderWatch
 from experiments.run.metrics import delivered_name, delivered_value, read_summaries
+from experiments.run.state import is_cancel_requested
 from experiments.sweep.ledger import Ledger, State
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.worker.claims import Claim
@@ -88,7 +89,7 @@ class TrialRunner:
             self._stop(TIMEOUT if self.time_is_up() else PREEMPTED)
         if now - self._polled_at > POLL_S and self._stop_reason is None:
             self._polled_at = now
-            if (self.folder / "cancel").exists():
+            if is_cancel_requested(self.folder):
                 self._stop(CANCELLED)
         if self._watch.is_gone():
             self.rank_group.signal(signal.SIGKILL)  # what it still computes cannot be kept

@@ -199,7 +199,7 @@ def test_unknown_sweep_is_an_error_with_a_suggestion(tmp_path: Path, lathe: Lath
     for command in ("status", "logs", "cancel"):
         done = lathe(command, "rtes")
         assert (done.returncode, done.stdout) == (2, "")
-        assert "there is no sweep 'rtes' in runs; did you mean 'rates'?" in done.stderr
+        assert "there is no run and no sweep 'rtes' in runs; did you mean 'rates'?" in done.stderr
 
 
 def test_json_has_every_field(tmp_path: Path, lathe: Lathe) -> None:
