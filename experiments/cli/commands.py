@@ -206,6 +206,10 @@ COMMANDS = (
             RUN,
             argument("-o", "--output", required=True, metavar="DIR", help="a new folder"),
             argument("--register-as", metavar="NAME", help="also register the model in the run's store under this name"),
+            argument(
+                "--no-preprocessing", action="store_true",
+                help="the model takes arrays: you scale and crop, or look up token ids",
+            ),
             TRUST_CODE, TRUST, RUNS_DIR,
         ),
     ),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from modules.data.base import Tensors
+    from modules.evaluator.base import AnyEvaluator
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,29 @@ class ModelInterface:
     outputs: TensorKinds
     class_names: tuple[str, ...] | None = None
     """Names of the classes; None if the data only numbers them."""
+    takes: str | None = None
+    """What `lathe predict` reads for the model: "row", "image" or "text"; None: it cannot predict."""
 
-    KEYS: ClassVar = ("inputs", "outputs", "class_names")
+    needs_files: bool | None = None
+    """Whether that needs what the data set saves of its files; None: no."""
+
+    KEYS: ClassVar = ("inputs", "outputs", "class_names", "takes", "needs_files")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values: inputs, outputs and class_names."""
+        """As plain values, by the names in `KEYS`."""
         names = None if self.class_names is None else list(self.class_names)
-        return {"inputs": _format(self.inputs), "outputs": _format(self.outputs), "class_names": names}
+        return {
+            "inputs": _format(self.inputs), "outputs": _format(self.outputs), "class_names": names, "takes": self.takes,
+            "needs_files": self.needs_files,
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelInterface:
         """Read what `to_dict` wrote."""
         names = values.get("class_names")
-        return cls(_read(values["inputs"]), _read(values["outputs"]), None if names is None else tuple(names))
+        class_names = None if names is None else tuple(names)
+        inputs, outputs = _read(values["inputs"]), _read(values["outputs"])
+        return cls(inputs, outputs, class_names, values.get("takes"), values.get("needs_files"))
 
 
 def infer_interface(inputs: Tensors, outputs: Tensors) -> ModelInterface:
@@ -72,6 +83,16 @@ def infer_interface(inputs: Tensors, outputs: Tensors) -> ModelInterface:
     )
     free = 2 if is_text else 1
     return ModelInterface(_kinds(inputs, free), _kinds(outputs, free))
+
+
+def add_reader(interface: ModelInterface, data: object, evaluator: AnyEvaluator) -> ModelInterface:
+    """Add what `lathe predict` reads for the model: nothing if the data set cannot read inputs or no evaluator predicts."""
+    from modules.data.base import InputReader, SavesReader
+    from modules.evaluator.base import find_predicting
+
+    if not isinstance(data, InputReader) or find_predicting(evaluator) is None:
+        return interface
+    return replace(interface, takes=data.takes, needs_files=isinstance(data, SavesReader) or None)
 
 
 def describe_other_kind(inputs: Tensors, recorded: str | list[str]) -> str | None:

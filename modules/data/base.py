@@ -264,6 +264,26 @@ class InputReader(Data, Protocol):
         ...
 
 
+@runtime_checkable
+class SavesReader(InputReader, Protocol):
+    """An `InputReader` whose `read` needs the files of the data set, such as for a vocabulary.
+
+    An exported model has what it saves, and not the files.
+    """
+
+    def save_reader(self) -> Any:
+        """Return all that `read`, and the evaluator for its predictions, need of the files, as plain JSON values.
+
+        Raises:
+            DataError: as `Data.load`.
+        """
+        ...
+
+    def restore_reader(self, saved: Any) -> None:
+        """Use what `save_reader` returned. After it, `read` needs no file."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pair:
     """A text and its reference translations."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -146,6 +146,12 @@ class PhotoArchive:
                 first, last, *_ = members["offsets"].tolist()
                 self.photo_size = tuple(self._decode([members["jpeg"][first:last].tobytes()], [0]).shape[2:])
         return self.photo_size
+
+    def save_reader(self) -> Any:
+        return list(self._photo_size())
+
+    def restore_reader(self, saved: Any) -> None:
+        self.photo_size = tuple(saved)
 
     def _crop_centre(self, images: Tensor, seeds: Tensor | None = None) -> Tensor:
         return augment.standardise(augment.centre_crop(images, self.crop_size).float())

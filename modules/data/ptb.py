@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,15 +22,14 @@ _LINE_END, _UNKNOWN, _NUMBER = "<eos>", "<unk>", "N"
 
 
 class PtbVocabulary:
-    """Ids of words and line ends, by falling frequency; equal counts in alphabetical order."""
+    """Ids of words and line ends, in their order."""
 
-    def __init__(self, words: Iterable[str]) -> None:
+    def __init__(self, kinds: Sequence[str]) -> None:
         """
         Args:
-            words: the words of a text.
+            kinds: the different words of a text, see `rank_words`.
         """
-        counts = Counter(words)
-        self.kinds = sorted(counts, key=lambda word: (-counts[word], word))
+        self.kinds = kinds
         self._numbers = {word: number for number, word in enumerate(self.kinds)}
 
     @property
@@ -78,6 +77,12 @@ class PtbVocabulary:
         words = (self.kinds[token] for token in tokens.tolist())
         text = " ".join("\n" if word == _LINE_END else word for word in words)
         return text.replace(" \n", "\n").replace("\n ", "\n")
+
+
+def rank_words(words: Iterable[str]) -> list[str]:
+    """Return the different words of a text by falling frequency; equal counts in alphabetical order."""
+    counts = Counter(words)
+    return sorted(counts, key=lambda word: (-counts[word], word))
 
 
 class Ptb:
@@ -152,13 +157,19 @@ class Ptb:
         Raises:
             DataError: as `load`.
         """
-        vocabulary = PtbVocabulary(split_words(self._train_text))
+        vocabulary = PtbVocabulary(rank_words(split_words(self._train_text)))
         if len(vocabulary.kinds) > self.vocab_size:
             raise DataError(
                 f"data.vocab_size={self.vocab_size} is too small for the {len(vocabulary.kinds)} different words in "
                 f"{self.names['train']}; every word needs an id; set data.vocab_size={len(vocabulary.kinds)}"
             )
         return vocabulary
+
+    def save_reader(self) -> Any:
+        return list(self.tokenizer.kinds)
+
+    def restore_reader(self, saved: Any) -> None:
+        self.tokenizer = PtbVocabulary(saved)
 
     @cached_property
     def _train_text(self) -> str:

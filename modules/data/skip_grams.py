@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -193,6 +193,12 @@ class SkipGrams:
                 f"data.min_count={self.min_count}: no word of data.folder={self.files.folder!r} is that frequent; lower it"
             )
         return vocabulary
+
+    def save_reader(self) -> Any:
+        return {"words": list(self.vocabulary.words), "counts": self.vocabulary.counts.tolist()}
+
+    def restore_reader(self, saved: Any) -> None:
+        self.vocabulary = Vocabulary.restore(saved["words"], saved["counts"])
 
     @cached_property
     def _texts(self) -> list[str]:

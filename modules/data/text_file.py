@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -97,6 +97,14 @@ class TextFile:
         if self.tokens == "byte_pairs":
             return BytePairs(self._part("train"), find_characters(self._text), self.vocab_size)
         return Characters(self._text, self.vocab_size)
+
+    def save_reader(self) -> Any:
+        tokenizer = self.tokenizer
+        return tokenizer.save() if isinstance(tokenizer, BytePairs) else tokenizer.kinds
+
+    def restore_reader(self, saved: Any) -> None:
+        is_pairs = self.tokens == "byte_pairs"
+        self.tokenizer = BytePairs.restore(saved) if is_pairs else Characters(saved, self.vocab_size)
 
     @cached_property
     def _text(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -158,6 +158,14 @@ class TranslationPairs:
             SentenceWords(sources, self.source_vocab_size, self.min_count),
             SentenceWords(targets, self.target_vocab_size, self.min_count),
         )
+
+    def save_reader(self) -> Any:
+        return [reader.save() for reader in self.readers]
+
+    def restore_reader(self, saved: Any) -> None:
+        kind = SentencePieces if self.tokens == "byte_pairs" else SentenceWords
+        source, target = (kind.restore(each) for each in saved)
+        self.readers = source, target
 
     def _examples(self, split: str) -> Examples:
         """Return all pairs of a split, in the order of the files, or in the random order of a divided table."""

@@ -146,6 +146,11 @@ class Predicts(Protocol):
         ...
 
 
+def find_predicting(evaluator: AnyEvaluator) -> Predicts | None:
+    """The evaluator, or the first of several, that can predict; None if none can."""
+    return next((each for each in list_evaluators(evaluator).values() if isinstance(each, Predicts)), None)
+
+
 def renamed_methods(evaluator: object) -> list[str]:
     """Problems of an evaluator written for the former contract: each method that has a new name.
 

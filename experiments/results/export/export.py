@@ -9,13 +9,20 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from experiments.components.model_signature import ModelInterface, infer_interface
+from experiments.components.model_signature import ModelInterface, add_reader, infer_interface
 from experiments.config.allowlist import trusted
 from experiments.config.rules.model_name import find_name_fault
 from experiments.config.validate import check_config
 from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
-from experiments.tracking.model.final_model import FinalModel, find_final_model, read_interface, write_model
+from experiments.tracking.model.final_model import (
+    FinalModel,
+    find_final_model,
+    find_project,
+    read_interface,
+    write_model,
+)
+from experiments.tracking.model.raw_inputs import PARTS, RawInputs, find_raw_inputs
 from experiments.trial.code_copy import CODE
 from experiments.trial.lookup import find_run
 from experiments.trial.own_runs import check_own
@@ -45,10 +52,14 @@ def export(args: argparse.Namespace) -> int:
             f"{trial.folder / 'provenance.yaml'} has the commit of the run",
             file=sys.stderr,
         )
-    _write_whole(trial, chosen, interface, trust, folder)
+    raw = None if args.no_preprocessing else _find_raw_inputs(trial, interface, trust)
+    _write_whole(trial, chosen, interface, trust, folder, raw)
     print(f"model of run {trial.folder.name} (step {chosen.checkpoint.step}, {chosen.reason}) in {folder}")
     words = interface.to_dict()
-    print(f"takes {words['inputs']}, gives {words['outputs']}")
+    if raw is None:
+        print(f"takes {words['inputs']}, gives {words['outputs']}")
+    else:
+        print(f"takes {raw.kind}, gives the answers of `lathe predict`")
     print(f"serve it: mlflow models serve --env-manager local -m {shlex.quote(args.output)}")
     if name is not None:
         print(f"registered: {_register(trial, name, trust)}")
@@ -81,9 +92,26 @@ def load_interface(trial: Trial, trust: Collection[str]) -> ModelInterface:
         return infer_interface(inputs, instantiate(trial.config["model"], "model", trust).eval()(inputs))
 
 
+def _find_raw_inputs(trial: Trial, interface: ModelInterface, trust: Collection[str]) -> RawInputs | None:
+    """
+    Raises:
+        InputError: a file of the data set is needed, but missing or damaged.
+    """
+    from experiments.components.instantiate import instantiate
+
+    if interface.takes is None:  # runs of earlier versions did not record it
+        interface = add_reader(interface, *(instantiate(trial.config[part], part, trust) for part in PARTS))
+    try:
+        return find_raw_inputs(trial, interface, find_project(trial), trust)
+    except InputError as err:
+        hint = "or add --no-preprocessing to export a model that takes arrays"
+        raise InputError([f"{problem}; {hint}" for problem in err.problems], "`lathe export`") from err
+
+
 def _write_whole(
-    trial: Trial, chosen: FinalModel, interface: ModelInterface, trust: Collection[str], folder: Path
-) -> None:
+    trial: Trial, chosen: FinalModel, interface: ModelInterface, trust: Collection[str], folder: Path,
+    raw: RawInputs | None,
+) -> None:  # fmt: skip
     """Write the folder under a temporary name, test the model in it, and rename the folder.
 
     Raises:
@@ -93,7 +121,7 @@ def _write_whole(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
-        write_model(trial, chosen, interface, trust, partial, link=False)
+        write_model(trial, chosen, interface, trust, partial, link=False, raw=raw)
         _test(partial, trial)
         partial.rename(folder)
     except OSError as err:
@@ -109,7 +137,9 @@ def _test(folder: Path, trial: Trial) -> None:
     from experiments.tracking.model.mlflow_model import load_example
 
     try:
-        _load_pyfunc(str(folder / "data" / "model"), {"device": "cpu"}).predict(load_example(folder))
+        model, example = _load_pyfunc(str(folder / "data" / "model"), {"device": "cpu"}), load_example(folder)
+        if example is not None:
+            model.predict(example)
     except Exception as err:  # user code
         hint = f"use the code of the run, which {trial.folder / 'provenance.yaml'} names"
         # The exported code has an InputError class of its own.

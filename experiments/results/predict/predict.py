@@ -105,22 +105,21 @@ def _components(trial: Trial, config: dict[str, Any], trust: Collection[str]) ->
     """
     from experiments.components.instantiate import instantiate
     from modules.data.base import InputReader
-    from modules.evaluator.base import Predicts, list_evaluators, renamed_methods
+    from modules.evaluator.base import find_predicting, renamed_methods
 
-    data, evaluator = (instantiate(config[part], part, trust) for part in ("data", "evaluator"))
-    problems = []
-    evaluator = next((each for each in list_evaluators(evaluator).values() if isinstance(each, Predicts)), evaluator)
+    data, whole = (instantiate(config[part], part, trust) for part in ("data", "evaluator"))
+    problems, evaluator = list[str](), find_predicting(whole)
     if not isinstance(data, InputReader):
         problems.append(
             f"data {type(data).__name__} of run '{trial.folder.name}' cannot read inputs of a user; predict with arrays: "
             f"`lathe export {trial.reference} -o DIR` and mlflow.pyfunc.load_model"
         )
-    if not isinstance(evaluator, Predicts):
-        problems += renamed_methods(evaluator) or [
-            f"evaluator {type(evaluator).__name__} of run '{trial.folder.name}' has no method predict(); predict with "
+    if evaluator is None:
+        problems += renamed_methods(whole) or [
+            f"evaluator {type(whole).__name__} of run '{trial.folder.name}' has no method predict(); predict with "
             f"arrays: `lathe export {trial.reference} -o DIR` and mlflow.pyfunc.load_model"
         ]
-    if problems:
+    if problems or evaluator is None:
         raise InputError(problems, "`lathe predict`")
     return data, evaluator
 

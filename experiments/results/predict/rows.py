@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
-from modules.data.own.columns import read_table
+from modules.data.own.columns import read_table, to_json_rows
 
 JSON_ENDINGS = (".json", ".jsonl")
 
@@ -38,9 +38,7 @@ def read_rows(arg: str) -> Iterator[str]:
         if path.suffix.lower() in JSON_ENDINGS:
             yield from map(json.dumps, _read_objects(path))
         else:
-            table = read_table(path, None).astype(object)
-            rows = table.where(table.notna(), None).to_dict("records")
-            yield from (json.dumps(row, ensure_ascii=False) for row in rows)
+            yield from to_json_rows(read_table(path, None))
     except OSError as err:
         raise InputError([f"{arg} cannot be read ({err.strerror}); name a CSV or JSON file with rows"]) from err
     except ValueError as err:

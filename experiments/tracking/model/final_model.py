@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,14 @@ from experiments.run.checkpoint import WEIGHTS as CHECKPOINT_WEIGHTS
 from experiments.run.checkpoint import Checkpoint, Checkpoints
 from experiments.run.state import determine_state
 from experiments.tracking.model import mlflow_model
-from experiments.tracking.model.model_code import LOADER, collect_code, find_trusted_packages
+from experiments.tracking.model.model_code import (
+    LOADER,
+    PREDICTOR,
+    RAW_PREDICTOR,
+    collect_code,
+    find_trusted_packages,
+)
+from experiments.tracking.model.raw_inputs import RawInputs
 from experiments.trial.code_copy import CODE
 from experiments.trial.trial import Trial, to_yaml
 
@@ -32,7 +40,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT = 1
-METADATA, WEIGHTS = "model.yaml", "model.safetensors"
+METADATA, WEIGHTS, READER = "model.yaml", "model.safetensors", "reader.json"
+PREDICTION = "prediction"
+"""The answer of `lathe predict --json`, the default of a model that takes raw inputs."""
 EXAMPLE_TOKENS = 8
 """Length of a text in the input example."""
 
@@ -123,8 +133,9 @@ def describe_model(trial: Trial, model: FinalModel, interface: ModelInterface) -
 
 
 def write_model(
-    trial: Trial, model: FinalModel, interface: ModelInterface, trust: Collection[str], folder: Path, *, link: bool
-) -> None:
+    trial: Trial, model: FinalModel, interface: ModelInterface, trust: Collection[str], folder: Path, *, link: bool,
+    raw: RawInputs | None = None,
+) -> None:  # fmt: skip
     """Write the model of a run as a folder that MLflow or `predictor.load` loads on any machine.
 
     Args:
@@ -134,24 +145,36 @@ def write_model(
         trust: packages whose code may be included.
         folder: a new folder.
         link: hard-link the weights to the checkpoint if the disk supports it.
+        raw: what it needs to take raw inputs; None: it takes arrays.
 
     Raises:
         InputError: code of the model cannot be included.
         OSError: the disk is full.
     """
-    frozen = trial.folder.parent / CODE / PREFIX.removesuffix(".")
-    code = collect_code(trial.config["model"], frozen if frozen.is_dir() else PROJECT_ROOT, trust)
-    metadata = describe_model(trial, model, interface)
-    summary = {key: metadata[key] for key in ("name", "trial", "step", "chosen")}
+    nodes = {"model": trial.config["model"], **(raw.config if raw else {})}
+    code = collect_code(nodes, find_project(trial), trust, RAW_PREDICTOR if raw else PREDICTOR)
+    metadata = describe_model(trial, model, interface) | nodes | {"trust": find_trusted_packages(nodes)}
+    summary = {key: metadata[key] for key in ("name", "trial", "step", "chosen")} | (dict(raw.summary) if raw else {})
     with tempfile.TemporaryDirectory() as scratch:
         data, sources = Path(scratch, "model"), Path(scratch, "code")
         for subfolder in (data, sources):
             subfolder.mkdir()
         (data / METADATA).write_text(to_yaml(metadata), encoding="utf-8")
+        if raw and raw.reader is not None:
+            (data / READER).write_text(json.dumps(raw.reader, ensure_ascii=False), encoding="utf-8")
         signature = _make_signature(interface, metadata, trial.config["data"])
+        if raw:
+            answers = (PREDICTION, *signature.answers)
+            signature = replace(signature, inputs=raw.inputs, outputs={}, answers=answers, example=raw.example)
         mlflow_model.save(folder, data, code.copy(sources), LOADER, signature, code.requirements, summary)
     _copy_weights(model.weights, folder / "data" / "model" / WEIGHTS, link)
     mlflow_model.record_size(folder)
+
+
+def find_project(trial: Trial) -> Path:
+    """The folder of Lathe's packages that the run was trained with, else of the current ones."""
+    frozen = trial.folder.parent / CODE / PREFIX.removesuffix(".")
+    return frozen if frozen.is_dir() else PROJECT_ROOT
 
 
 def _copy_weights(weights: Path, to: Path, link: bool) -> None:

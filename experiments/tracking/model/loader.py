@@ -24,8 +24,10 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> An
     data = Path(path).resolve()
     root = data.parents[1] / CODE
     prefix = "lathe." if (root / "lathe" / "experiments").is_dir() else ""
+    folder = root / prefix.replace(".", "/") / "experiments" / "tracking" / "model"
+    name = "raw_predictor" if (folder / "raw_predictor.py").is_file() else "predictor"
     with _import_own_code(root):
-        predictor = importlib.import_module(f"{prefix}experiments.tracking.model.predictor")
+        predictor = importlib.import_module(f"{prefix}experiments.tracking.model.{name}")
         return predictor.load(data, str((model_config or {}).get("device", "auto")))
 
 

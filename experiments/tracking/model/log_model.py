@@ -13,14 +13,17 @@ from experiments.run.metrics import read_metric_events
 from experiments.tracking import run_tags
 from experiments.tracking.mlflow_client import Store
 from experiments.tracking.model.final_model import (
+    PREDICTION,
     FinalModel,
     describe_model,
     find_final_model,
+    find_project,
     read_interface,
     write_model,
 )
 from experiments.tracking.model.mlflow_model import ModelDescription, ModelStore
 from experiments.tracking.model.model_code import find_untrusted
+from experiments.tracking.model.raw_inputs import RawInputs, find_raw_inputs
 from experiments.trial.parameters import flatten_config, make_inert, truncate
 from experiments.trial.trial import Trial
 
@@ -66,10 +69,19 @@ def log(trial: Trial, run: RunToLog, trust: Collection[str] = (), *, however_lar
     folder = trial.folder / ".model"  # on the disk of the weights, so that a link replaces a copy
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        write_model(trial, model, interface, trust, folder, link=True)
-        return models.log(folder, run.experiment_id, run.run_id, _describe(trial, run, model, interface))
+        raw = _find_raw_inputs(trial, interface, trust)
+        write_model(trial, model, interface, trust, folder, link=True, raw=raw)
+        return models.log(folder, run.experiment_id, run.run_id, _describe(trial, run, model, interface, raw))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _find_raw_inputs(trial: Trial, interface: ModelInterface, trust: Collection[str]) -> RawInputs | None:
+    """As `find_raw_inputs`; None if a file of the data set is needed and missing: the model then takes arrays."""
+    try:
+        return find_raw_inputs(trial, interface, find_project(trial), trust)
+    except InputError:
+        return None
 
 
 def register(trial: Trial, run: RunToLog, model_id: str, name: str) -> str:
@@ -89,7 +101,9 @@ def _refuse_too_large(trial: Trial, model: FinalModel) -> None:
         )
 
 
-def _describe(trial: Trial, run: RunToLog, model: FinalModel, interface: ModelInterface) -> ModelDescription:
+def _describe(
+    trial: Trial, run: RunToLog, model: FinalModel, interface: ModelInterface, raw: RawInputs | None
+) -> ModelDescription:
     step = model.checkpoint.step
     return ModelDescription(
         name=run.name,
@@ -99,7 +113,7 @@ def _describe(trial: Trial, run: RunToLog, model: FinalModel, interface: ModelIn
         | {**_make_origin_tags(trial), "lathe.checkpoint": model.reason},
         params=flatten_config(trial.config),
         points=_select_points(trial, step),
-        note=lambda uri: _make_note(trial, model, interface, uri),
+        note=lambda uri: _make_note(trial, model, interface, raw, uri),
     )
 
 
@@ -108,10 +122,13 @@ def _make_origin_tags(trial: Trial) -> dict[str, str]:
     return {key: truncate(str(value)) for key, value in named.items()}
 
 
-def _make_note(trial: Trial, model: FinalModel, interface: ModelInterface, uri: str) -> str:
+def _make_note(trial: Trial, model: FinalModel, interface: ModelInterface, raw: RawInputs | None, uri: str) -> str:
     """Write the description of a model as Markdown: its inputs, its outputs and how to use it."""
     texts = interface.to_dict()
     answers = available_answers(describe_model(trial, model, interface)["num_classes"])
+    if raw is not None:
+        texts = {"inputs": raw.kind, "outputs": "what `lathe predict` answers"}
+        answers = (PREDICTION, *answers)
     lines = [
         f"**{trial.config['name']}** after step {model.checkpoint.step}: {model.reason}",
         "",

@@ -16,7 +16,6 @@ from experiments.tracking.mlflow_client import Store, get_store_errors, to_ms
 from experiments.trial.parameters import clean_key
 
 if TYPE_CHECKING:
-    import numpy as np
     from mlflow.models import ModelSignature
 
 DEVICE = {"device": "auto"}
@@ -27,18 +26,24 @@ NAME_CHARS = str.maketrans(dict.fromkeys("/:.%\"'", "_"))
 
 TensorShape = tuple[str, tuple[int, ...]]
 """A numpy dtype, and a shape with -1 for any size."""
+ColumnType = str
+"""MLflow's type of a column of a table."""
+ANY, STRING = "any", "string"
+"""MLflow refuses a column of whole numbers where a signature says double, and a double where it says long or string, even
+if it is only there for missing values. So a column of raw data can have any type, and the model checks its values."""
 
 
 @dataclass(frozen=True)
 class MlflowSignature:
     """The signature of a model in MLflow, and an example of its inputs."""
 
-    inputs: Mapping[str, TensorShape]
-    """By name; the name of a single input is not used."""
-    outputs: Mapping[str, TensorShape]
+    inputs: Mapping[str, TensorShape | ColumnType]
+    """Tensors by name, of which a single one needs none; or columns by name, "" for one without. Empty: not known."""
+    outputs: Mapping[str, TensorShape | ColumnType]
     answers: Sequence[str]
     """Values of the parameter `answer`; the first one is the default."""
-    example: np.ndarray | dict[str, np.ndarray]
+    example: Any
+    """Arrays, a data frame or texts; None: there is none."""
 
 
 def save(
@@ -59,29 +64,37 @@ def save(
     get_store_errors()
     os.environ["MLFLOW_UV_AUTO_DETECT"] = "false"  # else it looks for a lock file in the current folder
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about type hints of MLflow itself
+        warnings.simplefilter("ignore")  # about type hints and data frames of MLflow itself
         from mlflow.pyfunc import save_model
-    save_model(
-        str(folder),
-        loader_module=loader,
-        data_path=str(data),
-        code_paths=[str(path) for path in code],
-        signature=_make_signature(signature),
-        input_example=signature.example,
-        pip_requirements=list(requirements),  # inferred ones take 15 s (2026-11)
-        model_config=dict(DEVICE),
-        metadata=dict(metadata),
-    )
+
+        save_model(
+            str(folder),
+            loader_module=loader,
+            data_path=str(data),
+            code_paths=[str(path) for path in code],
+            signature=_make_signature(signature),
+            input_example=signature.example,
+            pip_requirements=list(requirements),  # inferred ones take 15 s (2026-11)
+            model_config=dict(DEVICE),
+            metadata=dict(metadata),
+        )
 
 
 def _make_signature(signature: MlflowSignature) -> ModelSignature:
     import numpy as np
     from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
 
-    def schema(named: Mapping[str, TensorShape]) -> Schema:
-        specs = [(np.dtype(dtype), shape, name) for name, (dtype, shape) in named.items()]
-        return Schema([TensorSpec(dtype, shape, name if len(specs) > 1 else None) for dtype, shape, name in specs])
+    any_type: Any = AnyType()  # type: ignore[no-untyped-call]  # of MLflow
+
+    def spec(name: str, kind: TensorShape | ColumnType, is_alone: bool) -> Any:
+        if isinstance(kind, str):
+            return ColSpec(any_type if kind == ANY else kind, name or None)
+        return TensorSpec(np.dtype(kind[0]), kind[1], None if is_alone else name)
+
+    def schema(named: Mapping[str, TensorShape | ColumnType]) -> Schema | None:
+        return Schema([spec(name, kind, len(named) == 1) for name, kind in named.items()]) if named else None
 
     answer = ParamSpec("answer", "string", signature.answers[0])
     return ModelSignature(schema(signature.inputs), schema(signature.outputs), ParamSchema([answer]))

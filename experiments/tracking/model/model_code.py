@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
@@ -21,9 +22,12 @@ from experiments.trial.code_snapshot import MAX_SNAPSHOT_MB
 LOADER = "lathe_loader"
 """The module by which MLflow loads a model."""
 PREDICTOR = "experiments.tracking.model.predictor"
+RAW_PREDICTOR = "experiments.tracking.model.raw_predictor"
 PINNING = "from lathe.names import pin\n\npin()\n"
 """`lathe/__init__.py` in an exported model."""
 REQUIRED = ("torch", "numpy", "safetensors", "pyyaml")
+IMPORTED = {"torch", "numpy", "safetensors", "yaml"}
+"""What these packages are called in imports."""
 IGNORED = shutil.ignore_patterns(".*", "__pycache__")
 
 
@@ -93,21 +97,24 @@ def find_untrusted(node: Any, trust: Collection[str]) -> list[str]:
     ]
 
 
-def collect_code(node: Mapping[str, Any], project: Path, trust: Collection[str]) -> ModelCode:
+def collect_code(
+    node: Mapping[str, Any], project: Path, trust: Collection[str], predictor: str = PREDICTOR
+) -> ModelCode:
     """Collect the code of a model without importing it.
 
     Args:
-        node: the configuration of the model.
+        node: the configuration of the model; or of the model, its data and its evaluator by name.
         project: folder of Lathe's packages. The folder from which it is imported is searched first for trusted packages.
         trust: packages that may be copied if the model imports them.
+        predictor: the module that predicts.
 
     Raises:
         InputError: a package cannot be found, is too large, or holds a secret.
     """
     code = ModelCode(project)
-    todo = [PREDICTOR, *(target.rpartition(".")[0] for target in find_targets(node))]
+    todo = [predictor, *(target.rpartition(".")[0] for target in find_targets(node))]
     tops = {name.partition(".")[0] for name in trust} | set(find_trusted_packages(node))
-    seen = set[str]()
+    seen, others = set[str](), set[str]()
     while todo:
         imported = todo.pop()
         name = public_name(imported)
@@ -118,10 +125,14 @@ def collect_code(node: Mapping[str, Any], project: Path, trust: Collection[str])
         seen.add(name)
         if top in PACKAGES:
             todo += _add_file(code, name)
+        elif top not in sys.stdlib_module_names:
+            others.add(top)
             if top in tops and not PREFIX and is_user_module(name):
                 raise InputError([CONFLICT.format(name, top)])
         if top in tops and top not in code.packages and (PREFIX or top not in PACKAGES):
             todo += _add_package(code, top)
+    more = _make_requirements(others - tops) if others - IMPORTED else []
+    code.requirements = list(dict.fromkeys([*code.requirements, *more]))
     return code
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.components.assemble import Components
-from experiments.components.model_signature import ModelInterface, infer_interface
+from experiments.components.model_signature import ModelInterface, add_reader, infer_interface
 from experiments.components.unsaved_state import find_changes
 from experiments.trial.parameters import clean_key
 from modules.data.base import Tree
@@ -113,8 +113,10 @@ def dry_run(components: Components, layout: ParallelLayout) -> DryRun:
         model.train()
     names = [*evaluation.metrics, *names]
     _check_names(components.evaluator, names)
-    has_interface = evaluation.outputs is not None and isinstance(batch, tuple)
-    return DryRun(names, infer_interface(batch[0], evaluation.outputs) if has_interface else None, has_all_names)
+    interface = None
+    if evaluation.outputs is not None and isinstance(batch, tuple):
+        interface = add_reader(infer_interface(batch[0], evaluation.outputs), components.data, components.evaluator)
+    return DryRun(names, interface, has_all_names)
 
 
 def _measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,13 @@ def read_table(path: Path, target: str | None) -> pd.DataFrame:
     if not len(table):
         raise ValueError(f"{path} has no row{'' if target is None else ' with a target'}; add rows below the names")
     return table.reset_index(drop=True)
+
+
+def to_json_rows(table: pd.DataFrame) -> list[str]:
+    """The rows of a table, each as a JSON object of its columns; an empty cell is null."""
+    cells = table.astype(object)
+    rows = cells.where(cells.notna(), None).to_dict("records")
+    return [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
 
 
 def _guess_separator(path: Path) -> str:

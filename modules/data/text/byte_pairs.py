@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
 from io import BytesIO
+from typing import Any
 
 import sentencepiece
 import torch
@@ -44,13 +47,27 @@ class BytePairs:
             )
         self.kinds = kinds
         self.num_tokens = vocab_size
-        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=_learn(text, kinds, vocab_size))
+        self._proto = _learn(text, kinds, vocab_size)
+        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=self._proto)
         num_learnt = self._pieces.get_piece_size()
         if num_learnt < vocab_size:
             raise DataError(
                 f"data.vocab_size={vocab_size} is more than the {num_learnt} tokens that can be learnt from this text; "
                 f"every pair in it is a token; set data.vocab_size={num_learnt} or less, or use more text"
             )
+
+    def save(self) -> dict[str, Any]:
+        """Return the characters and the learnt merges as plain JSON values, for `restore`."""
+        return {"characters": self.kinds, "num_tokens": self.num_tokens, "merges": b64encode(self._proto).decode()}
+
+    @classmethod
+    def restore(cls, saved: Mapping[str, Any]) -> BytePairs:
+        """Return the encoding that `save` saved."""
+        restored = cls.__new__(cls)
+        restored.kinds, restored.num_tokens = saved["characters"], saved["num_tokens"]
+        restored._proto = b64decode(saved["merges"])
+        restored._pieces = sentencepiece.SentencePieceProcessor(model_proto=restored._proto)
+        return restored
 
     def encode(self, text: str) -> Tensor:
         """int64 [tokens].

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 
@@ -38,6 +38,10 @@ class Sentences(Protocol):
         """Adapt a text of a user to the spelling of the data set."""
         ...
 
+    def save(self) -> Any:
+        """Return all words or pairs as plain JSON values, for ``restore`` of the class."""
+        ...
+
 
 class SentenceWords:
     """Ids of frequent words, by falling frequency."""
@@ -53,6 +57,18 @@ class SentenceWords:
         known = sorted(counts, key=lambda word: (-counts[word], word))[: max(0, vocab_size - len(SPECIAL))]
         self.words = [*SPECIAL.values(), *(word for word in known if counts[word] >= min_count)]
         self.numbers = {word: number for number, word in enumerate(self.words) if number not in SPECIAL}
+
+    def save(self) -> list[str]:
+        """Return the words without the special tokens, for `restore`."""
+        return self.words[len(SPECIAL) :]
+
+    @classmethod
+    def restore(cls, saved: Sequence[str]) -> SentenceWords:
+        """Return the ids of the words that `save` returned."""
+        restored = cls((), len(SPECIAL), 1)
+        restored.words += saved
+        restored.numbers = {word: number for number, word in enumerate(restored.words) if number not in SPECIAL}
+        return restored
 
     def encode(self, text: str) -> list[int]:
         return [self.numbers.get(word, UNKNOWN) for word in text.split()]
@@ -78,11 +94,23 @@ class SentencePieces:
             DataError: there are more characters than ids, or the text has too few pairs.
         """
         text = "\n".join(sentences)
-        kinds = find_characters(text.replace("\n", ""))
         # Id 0 of the library is its unknown token. Shifted by 3 it is `UNKNOWN`, and all others come after it.
-        self._pieces = BytePairs(text, kinds, vocab_size - UNKNOWN)
-        self._known = re.compile(f"[{re.escape(kinds)}]+|.", re.DOTALL)
-        self._kinds = set(kinds)
+        self._use(BytePairs(text, find_characters(text.replace("\n", "")), vocab_size - UNKNOWN))
+
+    def _use(self, pieces: BytePairs) -> None:
+        self._pieces, self._kinds = pieces, set(pieces.kinds)
+        self._known = re.compile(f"[{re.escape(pieces.kinds)}]+|.", re.DOTALL)
+
+    def save(self) -> dict[str, Any]:
+        """Return the learnt pairs as plain JSON values, for `restore`."""
+        return self._pieces.save()
+
+    @classmethod
+    def restore(cls, saved: Mapping[str, Any]) -> SentencePieces:
+        """Return the ids of the pairs that `save` returned."""
+        restored = cls.__new__(cls)
+        restored._use(BytePairs.restore(saved))
+        return restored
 
     def encode(self, text: str) -> list[int]:
         numbers: list[int] = []

@@ -36,6 +36,14 @@ class Vocabulary:
         self.counts = torch.tensor([counts[word] for word in self.words], dtype=torch.int64)
         self.numbers = {word: number for number, word in enumerate(self.words)}
 
+    @classmethod
+    def restore(cls, words: Sequence[str], counts: Sequence[int]) -> Vocabulary:
+        """Return the vocabulary of these words, the most frequent first."""
+        restored = cls((), len(words), 1)
+        restored.words, restored.counts = words, torch.tensor(counts, dtype=torch.int64)
+        restored.numbers = {word: number for number, word in enumerate(words)}
+        return restored
+
     def encode(self, text: str) -> Tensor:
         """Return word ids, int32 [known words]."""
         blocks = [np.empty(0, np.int32)]

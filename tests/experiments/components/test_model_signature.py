@@ -20,6 +20,8 @@ def test_images_have_only_a_free_batch_size() -> None:
         "inputs": "float32 [batch, 3, 5, 7]",
         "outputs": "float32 [batch, 11]",
         "class_names": None,
+        "takes": None,
+        "needs_files": None,
     }
 
 
@@ -37,7 +39,7 @@ def test_a_text_with_one_output_keeps_its_length() -> None:
     "interface",
     [
         ModelInterface(TensorKind("float32", (-1, 1, 8, 8)), TensorKind("float32", (-1, 10))),
-        ModelInterface(TensorKind("int64", (-1, -1)), TensorKind("bfloat16", (-1, -1, 65)), ("yes", "no")),
+        ModelInterface(TensorKind("int64", (-1, -1)), TensorKind("bfloat16", (-1, -1, 65)), ("yes", "no"), "text"),
         ModelInterface((TensorKind("float32", (-1, 2)), TensorKind("bool", (-1,))), (TensorKind("float32", (-1,)),)),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.data.base import Data, DataError, InputReader, Tokenized, UserInputError
+from modules.data.base import Data, DataError, InputReader, SavesReader, Tensors, Tokenized, UserInputError
 from modules.data.digits import Digits
 from modules.data.idx import IdxImages
 from modules.data.image.encoded_images import decode_all
@@ -32,6 +33,18 @@ from tests.support.photos import odd_files
 
 def evaluated(data: Data, count: int) -> Tensor:
     return cast(Tensor, fetch(data.load("test"), torch.arange(count))[0])
+
+
+def check_saved(data: SavesReader, other: SavesReader, text: str) -> None:
+    """What a data set saves lets another read the same without the files."""
+    assert isinstance(data, SavesReader)
+    other.restore_reader(json.loads(json.dumps(data.save_reader())))
+    pairs = zip(as_tuple(data.read([text])), as_tuple(other.read([text])), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+def as_tuple(tensors: Tensors) -> tuple[Tensor, ...]:
+    return tensors if isinstance(tensors, tuple) else (tensors,)
 
 
 def photo(height: int, width: int, seed: int) -> np.ndarray:
@@ -157,6 +170,7 @@ def test_words_of_the_treebank(tmp_path: Path) -> None:
     assert data.tokenizer.num_tokens == 6
     assert data.tokenizer.decode(data.read(["The zebra sat 12.5\ncat"])[0]) == "the <unk> sat N\ncat"
     assert data.read(["the cat", "a cat"]).shape == (2, 2)
+    check_saved(data, Ptb("nowhere", "tiny", files, 9, 2, None, None, False), "the cat")
     with pytest.raises(UserInputError, match="' ' has no token to continue from; write a word"):
         data.read([" "])
     with pytest.raises(UserInputError, match="texts of 1, 2 tokens cannot be one batch"):
@@ -171,6 +185,7 @@ def test_characters_and_byte_pairs(tmp_path: Path, tokens: str, size: int) -> No
     read = data.read(["to be\n"])
     assert data.tokenizer.decode(read[0]) == "to be\n"
     assert int(read.max()) < data.tokenizer.num_tokens
+    check_saved(data, TextFile("nowhere", "tiny", {"tiny.txt": None}, tokens, size, 4, None, None, False), "to be\n")  # type: ignore[arg-type]
     with pytest.raises(
         UserInputError, match=r"'to BE' has the characters 'BE', which are not in tiny\.txt; use its 14 characters"
     ):
@@ -184,6 +199,7 @@ def test_words_that_have_vectors(tmp_path: Path) -> None:
     words, noise = data.read(["Three one", "two"])
     assert words.tolist() == [[0, 2], [1, 0]]
     assert noise.shape == (2, 4)
+    check_saved(data, SkipGrams("nowhere", "tiny", {"tiny.txt": None}, 9, 2, 7, 3, None, 0.75, 4, None), "Three one")
     with pytest.raises(
         UserInputError, match="'two four': 'four' is not among the 3 words of the vocabulary; write words that"
     ):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,15 @@ def test_byte_pairs_come_back_as_text(root: Path) -> None:
     data = _data(root, tokens="byte_pairs", source_vocab_size=25, target_vocab_size=25, max_target_tokens=40)
     _, _, after, numbers = _batch(data.load("train"), 0)
     assert data.target_text(after[0]) == data.pair(int(numbers[0])).references[0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"tokens": "byte_pairs", "source_vocab_size": 23, "target_vocab_size": 30}])
+def test_what_is_saved_reads_and_writes_without_the_files(root: Path, changes: dict[str, Any]) -> None:
+    data, other = _data(root, **changes), _data(Path("nowhere"), **changes)
+    other.restore_reader(json.loads(json.dumps(data.save_reader())))
+    source, written = data.read(["a zebra rides"])[0], torch.arange(4, 11)
+    assert torch.equal(other.read(["a zebra rides"])[0], source)
+    assert other.target_text(written) == data.target_text(written)
 
 
 def test_an_example_is_as_large_as_they_come(root: Path) -> None:

@@ -50,7 +50,8 @@ assert importlib.util.find_spec("experiments") is None
 import mlflow
 model = mlflow.pyfunc.load_model(sys.argv[1], model_config={"device": "cpu"})
 inputs = np.load(sys.argv[2])
-answers = {name: model.predict(inputs, params={"answer": name}) for name in ("outputs", "probabilities", "labels")}
+raw = model.get_raw_model()
+answers = {name: raw.predict(inputs, params={"answer": name}) for name in ("outputs", "probabilities", "labels")}
 np.savez(sys.argv[3], **answers)
 import experiments, modules
 print(experiments.__file__, modules.__file__)
@@ -89,7 +90,7 @@ def exported(trained: Trial) -> Path:
     folder = trained.runs_dir.parent / "model"
     with redirect_stdout(StringIO()) as output:
         assert main(["export", trained.id, "-o", str(folder), "--runs-dir", str(trained.runs_dir)]) == 0
-    assert "takes float32 [batch, 1, 8, 8], gives float32 [batch, 10]" in output.getvalue()
+    assert "takes images, gives the answers of `lathe predict`" in output.getvalue()
     return folder
 
 
@@ -135,8 +136,8 @@ def load_elsewhere(python: Path, uri: str, inputs: np.ndarray, **more: str) -> t
 
 
 def loaded(folder: Path) -> Any:
-    """The model of a folder, in this process."""
-    return _load_pyfunc(str(folder / "data" / "model"), {"device": "cpu"})
+    """The model of a folder without its preprocessing, in this process."""
+    return _load_pyfunc(str(folder / "data" / "model"), {"device": "cpu"}).get_raw_model()
 
 
 def as_evaluated(trial: Trial) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
@@ -214,11 +215,12 @@ def post(address: str, body: dict[str, Any]) -> Any:
 @pytest.mark.slow
 def test_a_model_is_served_without_lathe(exported: Path, plain: Path) -> None:
     example = json.loads((exported / "serving_input_example.json").read_text())
-    outputs = loaded(exported).predict(example["inputs"])
+    pixels = np.array(example["inputs"], np.uint8)
+    model = _load_pyfunc(str(exported / "data" / "model"), {"device": "cpu"})
     with serving(plain, exported) as address:
-        assert np.array_equal(np.array(post(address, example), np.float32), outputs)
+        assert post(address, example) == model.predict(pixels).to_dict("records")
         labels = post(address, {**example, "params": {"answer": "labels"}})
-    assert labels == [int(outputs.argmax())]
+    assert labels == model.predict(pixels, {"answer": "labels"}).tolist()
 
 
 @pytest.mark.slow
@@ -241,18 +243,17 @@ def test_the_folder_has_the_metadata_of_mlflow(trained: Trial, exported: Path) -
     metadata = yaml.safe_load((exported / "MLmodel").read_text())
     flavor = metadata["flavors"]["python_function"]
     assert (flavor["loader_module"], flavor["data"], flavor["code"]) == ("lathe_loader", "data/model", "code")
-    inputs, outputs, params = (json.loads(metadata["signature"][key]) for key in ("inputs", "outputs", "params"))
-    assert inputs[0]["tensor-spec"] == {"dtype": "float32", "shape": [-1, 1, 8, 8]}
-    assert outputs[0]["tensor-spec"] == {"dtype": "float32", "shape": [-1, 10]}
-    assert (params[0]["name"], params[0]["default"]) == ("answer", "outputs")
+    inputs, params = (json.loads(metadata["signature"][key]) for key in ("inputs", "params"))
+    assert inputs[0]["tensor-spec"] == {"dtype": "uint8", "shape": [-1, -1, -1, -1]}
+    assert (params[0]["name"], params[0]["default"]) == ("answer", "prediction")
     assert metadata["model_size_bytes"] > (exported / "data" / "model" / "model.safetensors").stat().st_size
     required = [line.partition("==")[0] for line in (exported / "requirements.txt").read_text().split()]
-    assert required == ["mlflow", "torch", "numpy", "safetensors", "pyyaml"]
+    assert required == ["mlflow", "torch", "numpy", "safetensors", "pyyaml", "pandas", "pillow"]
     facts = yaml.safe_load((exported / "data" / "model" / "model.yaml").read_text())
     assert facts["model"] == trained.config["model"]
     assert facts["chosen"].startswith("best by val/accuracy_top1=")
     with open(exported / "input_example.json") as file:
-        assert np.array(json.load(file)).shape == (1, 1, 8, 8)
+        assert np.array(json.load(file)).shape == (1, 8, 8, 1)
 
 
 @pytest.mark.slow
@@ -268,7 +269,7 @@ def test_the_run_has_its_model_in_the_store_with_its_metrics(trained: Trial) -> 
     assert [name for (name,) in names] == ["test/accuracy_top1", "test/loss_nats", "val/accuracy_top1", "val/loss_nats"]
     tags = dict(sql(database, "select tag_key, tag_value from logged_model_tags"))
     assert json.loads(tags["mlflow.modelVersions"]) == [{"name": "digits-lenet", "version": 1}]
-    assert "inputs: `float32 [batch, 1, 8, 8]`" in tags["mlflow.note.content"]
+    assert "inputs: `images`" in tags["mlflow.note.content"]
     points = sum(len(event["metrics"]) for event in replay(trained.folder) if event["event"] == "metrics")
     assert sql(database, "select count(*) from metrics") == [(points,)]
     assert not (trained.folder / ".model").exists()
@@ -437,7 +438,7 @@ def test_a_language_model_is_exported_with_its_tied_weights(
     cli(preloaded, "run", *text, *small, f"runs_dir={tmp_path / 'runs'}", "tracking=off", cwd=tmp_path)
     trial = Trial(next((tmp_path / "runs" / "single").glob("*/")))
     assert main(["export", trial.id, "-o", str(tmp_path / "model"), "--runs-dir", str(tmp_path / "runs")]) == 0
-    assert "takes int64 [batch, time], gives float32 [batch, time, 65]" in capsys.readouterr().out
+    assert "takes texts, gives the answers of `lathe predict`" in capsys.readouterr().out
     model = loaded(tmp_path / "model")
     parts = assemble(trial.config)
     parts.engine.prepare(parts.setup, _make_engine_config(trial.config, make_plan(trial.config), Rank()))

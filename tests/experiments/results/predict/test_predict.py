@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -103,23 +104,117 @@ def predictions(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_an_exported_model_and_predict_agree_to_the_bit(
-    digits: Trial, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["export", digits.id, "-o", str(tmp_path / "model"), "--runs-dir", str(digits.runs_dir)]) == 0
-    capsys.readouterr()
-    assert lathe_predict(digits, str(images), "--json", "--set", "evaluator.top_k_shown=10") == 0
-    answers = predictions(capsys)
+def exported(trial: Trial, folder: Path, *args: str) -> Any:
+    """The model of a run as MLflow loads it from an exported folder."""
+    assert main(["export", trial.id, "-o", str(folder), *args, "--runs-dir", str(trial.runs_dir)]) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow's own
         import mlflow
 
-        model = mlflow.pyfunc.load_model(str(tmp_path / "model"), model_config={"device": "cpu"})
-    expected = model.predict(of_the_test_split(digits, 7), params={"answer": "probabilities"})
-    assert [Path(answer["input"]).name for answer in answers] == [f"{number}.png" for number in range(7)]
-    for answer, row in zip(answers, expected, strict=True):
-        probabilities = {int(each["name"]): each["probability"] for each in answer["classes"]}
-        assert [probabilities[number] for number in range(10)] == row.tolist()
+        return mlflow.pyfunc.load_model(str(folder), model_config={"device": "cpu"})
+
+
+def as_predicted(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in each.items() if key not in ("input", "run", "step")} for each in answers]
+
+
+def test_an_exported_model_and_predict_agree_on_images_to_the_bit(
+    digits: Trial, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = exported(digits, tmp_path / "model")
+    capsys.readouterr()
+    assert lathe_predict(digits, str(images), "--json") == 0
+    answers = predictions(capsys)
+    files = sorted(images.iterdir())
+    assert [Path(answer["input"]) for answer in answers] == files
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])[..., None]
+    assert model.predict(pixels).to_dict("records") == as_predicted(answers)
+    encoded = np.array([file.read_bytes() for file in files], dtype=object)
+    assert model.predict(encoded).to_dict("records") == as_predicted(answers)
+    rows = model.predict(pixels, params={"answer": "probabilities"})
+    arrays = model.get_raw_model().predict(of_the_test_split(digits, 7), {"answer": "probabilities"})
+    for answer, row, same in zip(answers, rows, arrays, strict=True):
+        probabilities = [(int(each["name"]), each["probability"]) for each in answer["classes"]]
+        assert probabilities == [(number, row[number]) for number, _ in probabilities]
+        assert row.tolist() == same.tolist()
+    with pytest.raises(ValueError, match=r"image_1 is float32 \[5, 3\]; give uint8 \[height, width, 1, 3 or 4\]"):
+        model.predict(np.array([pixels[0], np.zeros((5, 3), np.float32)], dtype=object))
+    with pytest.raises(ValueError, match=r"^image_0 cannot be read as an image"):
+        model.predict(np.array([b"no image"], dtype=object))
+
+
+TABLE = "size,city,new,price,kind\n" + "".join(
+    f"{size or ''},{city},{new},{12.5 * (size or 50) + 7},{kind}\n"
+    for size, city, new, kind in [
+        (31, "Rome", "true", "flat"),
+        (None, "Oslo", "false", "house"),
+        (75, "", "true", "flat"),
+    ]
+    * 6
+)
+ROWS = [
+    {"size": 40, "city": "Oslo", "new": True},
+    {"size": None, "city": "Paris", "new": False},
+    {"size": 7.5, "city": None, "new": None},
+]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("data.target=price", "objective=regression", "evaluator=regression"),
+        ("data.target=kind", "evaluator=classification"),
+    ],
+    ids=["regression", "classification"],
+)
+def test_an_exported_model_and_predict_agree_on_rows(
+    parts: tuple[str, ...], preloaded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "homes.csv").write_text(TABLE)
+    others = "data.ignore=[kind]" if "data.target=price" in parts else "data.ignore=[price]"
+    sizes = ("data.path=homes.csv", "model=mlp", "batch_size_global=4", "max_steps=4", "name=homes")
+    trial = train(preloaded, tmp_path, "data=csv", *parts, others, *sizes)
+    model = exported(trial, tmp_path / "model")
+    capsys.readouterr()
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+    assert lathe_predict(trial, str(tmp_path / "rows.jsonl"), "--json") == 0
+    expected = as_predicted(predictions(capsys))
+    assert "value" in expected[0] or "classes" in expected[0]
+    table = pd.DataFrame(ROWS)
+    assert model.predict(table).to_dict("records") == expected
+    assert model.predict(table.astype({"city": "category"})).to_dict("records") == expected
+    assert len(model.predict(pd.DataFrame([ROWS[2]]))) == 1, "all but a number is missing"
+    whole = pd.read_csv(tmp_path / "homes.csv")
+    assert lathe_predict(trial, str(tmp_path / "homes.csv"), "--json") == 0
+    assert model.predict(whole).to_dict("records") == as_predicted(predictions(capsys))
+    assert model.metadata.signature.inputs.input_names() == ["size", "city", "new"]
+    assert model.metadata.metadata["columns"] == {"size": "numbers", "city": "texts", "new": "numbers"}
+    facts = (tmp_path / "model" / "data" / "model" / "model.yaml").read_text()
+    assert str(tmp_path) not in facts
+    arrays = exported(trial, tmp_path / "arrays", "--no-preprocessing")
+    assert str(arrays.metadata.signature.inputs).startswith("[Tensor('float32', (-1, ")
+
+
+def test_an_exported_model_and_predict_agree_on_texts_without_the_text(
+    writer: Trial, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = exported(writer, tmp_path / "model")
+    capsys.readouterr()
+    texts = ["to be", "that"]
+    assert lathe_predict(writer, *texts, "--json") == 0
+    file = Path(writer.config["data"]["root"], writer.config["data"]["folder"], "tiny.txt")
+    file.rename(file.with_suffix(".gone"))
+    try:
+        assert model.predict(texts).to_dict("records") == as_predicted(predictions(capsys))
+        assert main(["export", writer.id, "-o", str(tmp_path / "m2"), "--runs-dir", str(writer.runs_dir)]) == 2
+    finally:
+        file.with_suffix(".gone").rename(file)
+    assert "or add --no-preprocessing to export a model that takes arrays" in capsys.readouterr().err
+    data = instantiate(writer.config["data"], "data")
+    raw = model.get_raw_model()
+    assert np.array_equal(
+        raw.predict(data.read(["to be"]).numpy()), model.predict(["to be"], params={"answer": "outputs"})
+    )
 
 
 def test_only_one_line_per_image_goes_to_a_pipe(
