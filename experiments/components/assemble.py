@@ -37,6 +37,7 @@ class Components:
     """What `init_from` loaded; None: nothing, all weights are random."""
 
 
+TORCH_LOSS = "modules.objective.torch_loss.TorchLoss"
 TORCH_METRICS = "modules.evaluator.torch_metrics.TorchMetrics"
 SUPERVISED = {"_target_": "modules.task.supervised.Supervised"}
 """The task of a configuration that is older than tasks."""
@@ -64,6 +65,8 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
                 built[key] = instantiate(nodes[key], key, trust)
             if key == "evaluator":
                 built[key] = adapt_evaluator(built[key])
+            if key == "objective":
+                built[key] = adapt_objective(built[key])
         except InputError as err:
             problems += err.problems
             causes += filter(None, [err.__cause__])
@@ -102,6 +105,13 @@ def adapt_evaluator(evaluator: Any) -> Any:
         return evaluator
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(evaluator).__name__).lower()
     return instantiate({"_target_": TORCH_METRICS, "metrics": {name: evaluator}}, "evaluator")
+
+
+def adapt_objective(objective: Any) -> Any:
+    """Return a loss of `torch.nn` as an objective; others unchanged."""
+    if type(objective).__module__ != "torch.nn.modules.loss":
+        return objective
+    return instantiate({"_target_": TORCH_LOSS, "loss": objective}, "objective")
 
 
 def make_engine(config: Mapping[str, Any], trust: Collection[str] = ()) -> Engine:

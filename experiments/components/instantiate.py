@@ -21,6 +21,8 @@ from experiments.core.files.packages import find_conflict, import_name, public_n
 from experiments.core.secrets import resolve
 
 MAX_ERROR_LENGTH = 500
+WEIGHTS = ("weight", "pos_weight")
+"""Arguments of torch's losses that are tensors."""
 
 
 def instantiate(node: dict[str, Any], key: str, trust: Collection[str] = (), *, group: str | None = None) -> Any:
@@ -77,6 +79,8 @@ def _create(node: dict[str, Any], key: str, trust: Collection[str]) -> Any:
         name: (_create_later if name in later else _create_inner)(value, f"{key}.{name}", trust)
         for name, value in values.items()
     }
+    if node["_target_"].startswith("torch.nn.modules.loss."):
+        arguments = {name: _as_tensor(value) if name in WEIGHTS else value for name, value in arguments.items()}
     # Check this first: the constructor of a user's launcher can start processes.
     if key == "launcher" and not (hasattr(target, "launch") or hasattr(target, "submit")):
         raise InputError(
@@ -92,6 +96,13 @@ def _create(node: dict[str, Any], key: str, trust: Collection[str]) -> Any:
         raise PlanError(
             [f"{key}: {describe_error(err)}; correct its values or its code"], f"the component '{key}'"
         ) from err
+
+
+def _as_tensor(value: Any) -> Any:
+    """A list of numbers as a tensor."""
+    import torch
+
+    return torch.tensor(value, dtype=torch.float32) if isinstance(value, list) else value
 
 
 def describe_error(err: Exception) -> str:
@@ -186,9 +197,9 @@ def _load(target: str, key: str, trust: Collection[str], groups: frozenset[str])
             [f"{key}={target} cannot be imported: {describe_error(err)}; correct the module that the error names"]
         ) from err
     is_component = inspect.isclass(target_object) or (inspect.isfunction(target_object) and not is_own(target))
-    if not is_component or not is_allowed(f"{public_name(target_object.__module__)}.", trust):
+    if not is_component or not is_allowed(_find_home(target_object, target), trust):
         raise InputError([refusal])
-    if needs_mark and not _is_component(target_object, groups):
+    if needs_mark and not _is_component(target_object, _find_home(target_object, target), groups):
         raise InputError(
             [
                 f"{key}={target} is not a component, so a configuration may not name it; `lathe options` lists the options"
@@ -197,7 +208,12 @@ def _load(target: str, key: str, trust: Collection[str], groups: frozenset[str])
     return target_object
 
 
-def _is_component(target_object: Any, groups: frozenset[str]) -> bool:
+def _find_home(target_object: Any, target: str) -> str:
+    """The module of a class with a dot. Some of torch's optimizers name the package instead, which lists them."""
+    module = public_name(target_object.__module__)
+    return f"{target.rpartition('.')[0] if module == 'torch.optim' else module}."
+
+
+def _is_component(target_object: Any, home: str, groups: frozenset[str]) -> bool:
     """Whether a class of Lathe has the mark itself, not by a base, and serves one of these groups; others are from torch."""
-    home = f"{public_name(target_object.__module__)}."
     return bool(find_groups(home) & groups) and (not home.startswith(OWN) or vars(target_object).get(MARK) is True)

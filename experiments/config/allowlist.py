@@ -28,7 +28,8 @@ OWN = ("modules.", *PLACES)
 MARK = "is_component"
 """Class attribute of Lathe's components; it is not inherited."""
 OPTIMIZERS = (
-    "adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "lbfgs", "nadam", "radam", "rmsprop", "rprop", "sgd", "sparse_adam",
+    "_adafactor", "adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "lbfgs", "nadam", "radam", "rmsprop", "rprop", "sgd",
+    "sparse_adam",
 )  # fmt: skip
 TORCH = {
     **{f"torch.optim.{name}.": frozenset({"optimizer"}) for name in OPTIMIZERS},
@@ -36,6 +37,14 @@ TORCH = {
     "torch.nn.modules.loss.": frozenset({"model", "objective"}),
 }
 """The groups that the classes of a torch module can serve."""
+UNFIT = {
+    "torch.nn.modules.adaptive.": "has weights of its own; make it a part of your model",
+    "torch.optim._muon.": "trains only matrices, but a model has vectors such as biases; name another optimizer",
+    "torch.optim.lr_scheduler.": "counts steps itself, but a schedule here is a function of the step; choose one that "
+    "`lathe options schedule` lists",
+    "torch.optim.optimizer.": "is only a base; name an optimizer such as torch.optim.AdamW",
+}
+"""Why classes of other torch modules, which users name, cannot serve."""
 INNER_GROUPS = frozenset(
     {"callback", "data", "evaluator", "gradient", "model", "objective", "optimizer", "parallel", "schedule", "task"}
 )
@@ -111,6 +120,8 @@ def is_allowed(target: str, trust: Collection[str] = ()) -> bool:
 def how_to_allow(target: str, trust: Collection[str]) -> str:
     """What to change so that a target which is not allowed becomes allowed."""
     package, module = target.partition(".")[0], target.rpartition(".")[0]
+    if reason := next((reason for prefix, reason in UNFIT.items() if target.startswith(prefix)), None):
+        return f"the class {reason}"
     if public_name(target) != target:
         return f"write {public_name(target)}"
     conflict = find_conflict(module) if package in trust else None

@@ -1,6 +1,16 @@
-"""Building blocks of the first version that have moved: the `_target_` of then, and the class today."""
+"""Other names of a class in `_target_`: torch's short names, and names of the first version whose classes have moved."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from experiments.config import signature
+from experiments.config.allowlist import TORCH, UNFIT
+from experiments.config.signature import SourceError
+
+SHORT = re.compile(r"torch\.(nn|optim)\.[A-Z]\w*")
 
 TARGETS = {
     "modules.data.byte_pairs.BytePairs": "modules.data.text.byte_pairs.BytePairs",
@@ -28,3 +38,26 @@ TARGETS = {
     "modules.model.response_norm.ResponseNorm": "modules.model.layers.response_norm.ResponseNorm",
     "modules.model.same_pool.SameMaxPool": "modules.model.layers.same_pool.SameMaxPool",
 }
+
+
+def complete(node: Any, groups: Collection[str]) -> Any:
+    """Write the full name of torch's class for a short one such as ``torch.optim.NAdam``, and that an optimizer gets its
+    parameters later. A configuration has one id, however it is written.
+
+    Returns:
+        The target; None if the node is not a map or has none.
+    """
+    if not isinstance(node, dict):
+        return None
+    target = node.get("_target_")
+    if isinstance(target, str) and {*groups} == {"optimizer"}:
+        node.setdefault("_partial_", True)
+    if not isinstance(target, str) or not SHORT.fullmatch(target):
+        return target
+    try:
+        full = f"{signature.read(target).defined_in}.{target.rpartition('.')[2]}"
+    except SourceError:
+        return target
+    if full.startswith((*TORCH, *UNFIT)):
+        node["_target_"] = full
+    return node["_target_"]

@@ -17,6 +17,10 @@ EXAMPLES = {"int": "10", "float": "0.1", "bool": "true", "str": "word"}
 LISTS = {"list", "List", "Sequence", "Iterable", "Collection"}
 MAPS = {"dict", "Dict", "Mapping"}
 
+TORCH_LOSSES = "torch.nn.modules.loss"
+"""The module whose tensors, weights of classes, are written as lists."""
+NUMBERS = ast.parse("list[float]", mode="eval").body
+
 TORCH_BASES = {
     "torch.nn.Module": frozenset({"model"}),
     "torch.nn.modules.module.Module": frozenset({"model"}),
@@ -189,6 +193,8 @@ def _wanted(member: ast.expr, value: Any, module: Module) -> str | None:
     if name == "Literal" and isinstance(member, ast.Subscript):
         allowed = [ast.literal_eval(item) for item in items_of(member)]
         return None if value in allowed and type(value) in map(type, allowed) else "one of " + _listed(allowed)
+    if name == "Tensor" and module.name == TORCH_LOSSES:
+        return _wanted_list(NUMBERS, value, module)
     if name in LISTS:
         return _wanted_list(member, value, module)
     if name in ("tuple", "Tuple"):

@@ -12,7 +12,7 @@ from typing import Any
 from experiments.config import signature
 from experiments.config import type_check as check
 from experiments.config.allowlist import GROUPS, OWN, find_groups, how_to_allow, is_allowed, is_own, is_trusted
-from experiments.config.renamed_targets import TARGETS
+from experiments.config.renamed_targets import TARGETS, complete
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.optimizer import NOT_ARGUMENTS, merge_phase
 from experiments.config.signature import Argument, Module, Signature, SourceError
@@ -189,7 +189,7 @@ class Validation:
             key: dotted key of the node.
             groups: that the key takes.
         """
-        target = node.get("_target_") if isinstance(node, dict) else None
+        target = complete(node, groups)
         if not isinstance(target, str):
             setting = (
                 self.origins.as_written(key, node)
