@@ -32,7 +32,9 @@ FOREIGN = {  # what a folder leaves to others
     "sweeps": {"torch", "hydra", "omegaconf", "mlflow", "submitit"},
 }
 ONLY = {
-    "hydra": {"experiments/config/compose.py", "experiments/config/overrides.py"},
+    "hydra": {
+        "experiments/config/compose.py", "experiments/config/composition/groups.py", "experiments/config/overrides.py",
+    },
     # What writes runs and models to a store, and what serves it.
     "mlflow": {
         "experiments/tracking/mlflow_client.py", "experiments/tracking/ui_server.py",

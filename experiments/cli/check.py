@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from experiments.cli.plan import check
 from experiments.config import options
@@ -15,12 +18,18 @@ from experiments.sweep.create import prepare
 from experiments.sweep.spec import read
 from experiments.sweep.sweep_files import BUILT_IN, list_sweep_files
 
+if TYPE_CHECKING:
+    from experiments.config.experiment import Experiment
+
+STATES = ("ok", "no data", "failed")
 MISSING_FILES = "`lathe data` names their source"
 """Part of the problem of a data set whose files are not on this machine."""
 
 
 def check_all(args: argparse.Namespace) -> int:
     """Plan all experiments and sweeps, and print the problems of each; returns 1 if one of them cannot run.
+
+    With `--json`, one document: ``counts`` by state, and ``checks`` with ``name``, ``state`` and ``problems`` of each.
 
     Files of data that are missing are no problem: a machine for tests rarely has them.
 
@@ -31,16 +40,21 @@ def check_all(args: argparse.Namespace) -> int:
     if not checks:
         folders = ", ".join(args.config_dir)
         raise InputError([f"--config-dir {folders} has neither `experiment/*.yaml` nor `sweeps/*.yaml`; add one"])
-    counts = dict.fromkeys(("ok", "no data", "failed"), 0)
+    results: list[dict[str, Any]] = []
     for name, run_check in checks.items():
         problems = _find_problems(run_check)
         is_missing = bool(problems) and all(MISSING_FILES in problem for problem in problems)
         state = "no data" if is_missing else "failed" if problems else "ok"
-        counts[state] += 1
-        print(f"{state:<8}{name}", flush=True)
-        for problem in problems if state == "failed" else ():
-            print(f"  - {problem}")
-    print(", ".join(f"{count} {state}" for state, count in counts.items() if count))
+        results.append({"name": name, "state": state, "problems": problems})
+        if not args.json:
+            print(f"{state:<8}{name}", flush=True)
+            for problem in problems if state == "failed" else ():
+                print(f"  - {problem}")
+    counts = Counter(result["state"] for result in results)
+    if args.json:
+        print(json.dumps({"counts": {state: counts[state] for state in STATES}, "checks": results}, indent=1))
+    else:
+        print(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     return 1 if counts["failed"] else 0
 
 
@@ -68,10 +82,15 @@ def _check_experiment(args: argparse.Namespace, name: str) -> None:
     from experiments.config.compose import compose
     from experiments.plan.estimate import estimate
 
-    words = [f"experiment={name}", *args.overrides]
-    config = compose(words, config_dirs=args.config_dir, trust=args.trust).config
-    if not is_auto(config):
-        estimate(config, check(config, args.trust), trusted(args.trust))
+    def compose_with(overrides: Sequence[str]) -> Experiment:
+        return compose(overrides, config_dirs=args.config_dir, trust=args.trust)
+
+    experiment = compose_with([f"experiment={name}", *args.overrides])
+    if is_auto(experiment.config):
+        from experiments.plan.layout_search import search
+
+        experiment = search(experiment, compose_with)
+    estimate(experiment.config, check(experiment.config, args.trust), trusted(args.trust))
 
 
 def _check_sweep(args: argparse.Namespace, path: str) -> None:

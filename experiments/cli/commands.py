@@ -43,7 +43,7 @@ COMMANDS = (
     ),
     Command(
         "check", "plan every experiment and sweep of your configuration folders", "experiments.cli.check:check_all",
-        (OVERRIDES, CONFIG_DIR, TRUST),
+        (OVERRIDES, JSON, CONFIG_DIR, TRUST),
         OVERRIDES_HELP,
     ),
     Command(

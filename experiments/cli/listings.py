@@ -104,7 +104,10 @@ def _options_table(selection: str | None, groups: Mapping[str, Mapping[str, Path
         return table
     if option not in groups[group]:
         raise InputError([f"{selection}: there is no such option; {renamed.suggestion(option, groups[group])}"])
-    return _keys_table(group, option, groups[group][option])
+    prefix = "" if group == "experiment" else f"{group}."
+    if group in option_files.find_own_groups(groups):
+        prefix = f"user.{prefix}"
+    return _keys_table(f"{group}={option}", prefix, groups[group][option])
 
 
 def _reference_table(references: Sequence[KeyReference]) -> Table:
@@ -129,14 +132,13 @@ def _reference_table(references: Sequence[KeyReference]) -> Table:
     return table
 
 
-def _keys_table(group: str, option: str, path: Path) -> Table:
+def _keys_table(selection: str, prefix: str, path: Path) -> Table:
     content = option_files.content(path)
-    table = Table(
-        "key", "value", title=escape(f"{group}={option}: {' '.join(_header(path)[:1])}"), title_justify="left"
-    )
+    title = f"{selection}: {' '.join(_header(path)[:1])}"
+    table = Table("key", "value", title=escape(title), title_justify="left")
     for key, value in content.items():
         if key != "defaults":
-            table.add_row(escape(str(key) if group == "experiment" else f"{group}.{key}"), escape(str(value)))
+            table.add_row(escape(f"{prefix}{key}"), escape(str(value)))
     return table
 
 

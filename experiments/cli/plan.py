@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,11 @@ import yaml
 
 from experiments.components.instantiate import check_trackers
 from experiments.config.allowlist import trusted
+from experiments.config.composition.root import FILE
+from experiments.config.options import content
 from experiments.config.rules.engine import read_engine
 from experiments.config.rules.topology import is_auto
+from experiments.config.source_map import shown_path
 from experiments.core.console import make_console
 from experiments.core.files.paths import user_path
 from experiments.plan.plan import Plan, make_plan
@@ -34,7 +37,7 @@ def plan(args: argparse.Namespace) -> int:
     """
     experiment = compose(args)
     if args.cfg:
-        return print_config(experiment)
+        return print_config(experiment, args.cfg)
     experiment = choose_layout(experiment, args)
     plan = check(experiment.config, args.trust)
     from experiments.plan.estimate import check_memory, estimate, seconds_per_step
@@ -46,9 +49,16 @@ def plan(args: argparse.Namespace) -> int:
         make_console().print(table)
     if (machine := machine_table(experiment.config)) is not None:
         make_console().print(machine)
-    for note in list_notes(experiment.config):
+    for note in [*list_notes(experiment.config), *_notes_of_defaults(experiment)]:
         print(f"note: {note}")
     return 0
+
+
+def _notes_of_defaults(experiment: Experiment) -> Iterator[str]:
+    """A note for each `config.yaml` that changes the defaults, as the command line does not show it."""
+    for folder in experiment.config_dirs:
+        if (path := Path(folder, FILE)).is_file() and any(content(path).values()):
+            yield f"{shown_path(path)} sets defaults; `--cfg origins` shows where each value is written"
 
 
 def compose(args: argparse.Namespace, overrides: Sequence[str] | None = None) -> Experiment:
@@ -79,7 +89,11 @@ def shared_file(args: argparse.Namespace) -> SharedFile | None:
     return shared
 
 
-def print_config(experiment: Experiment) -> int:
+def print_config(experiment: Experiment, form: str) -> int:
+    """Print a configuration as YAML, or a line for each value with its origin."""
+    if form == "origins":
+        print("\n".join(experiment.list_origins()))
+        return 0
     print(yaml.safe_dump(experiment.config, sort_keys=False, allow_unicode=True), end="")
     return 0
 

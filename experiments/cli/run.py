@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         experiment = compose(args)
         if args.cfg:
-            return print_config(experiment)
+            return print_config(experiment, args.cfg)
         experiment = choose_layout(experiment, args)
         plan = check(experiment.config, args.trust)
         if uses_scheduler(experiment.config):

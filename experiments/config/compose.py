@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import re
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra.version
-from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
-from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.defaults_list import create_defaults_list
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigResult
-from hydra.version import VersionBase
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import options
 from experiments.config.allowlist import is_folder, trusted
 from experiments.config.auto_values import find_auto_keys, find_auto_values, find_best_metric, keep_encoding
+from experiments.config.composition.groups import compose_groups
+from experiments.config.composition.root import MAY_BE_EMPTY, MAY_BE_SEVERAL, place_override
 from experiments.config.experiment import ConfigDraft, Experiment
 from experiments.config.interpolation import Interpolation
-from experiments.config.option_errors import lists, load_file, other_option
+from experiments.config.option_errors import lists
 from experiments.config.overrides import find_fault, is_named_option, mask_secret, parse_override
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.trusted_files import TrustedFiles
-from experiments.config.source_map import SourceMap, shown_path
+from experiments.config.source_map import SourceMap
 from experiments.config.type_check import UNKNOWN
 from experiments.config.validate import Validation
-from experiments.core.errors import ConfigError, InputError, did_you_mean
+from experiments.core.errors import ConfigError, InputError
 from experiments.core.renamed import suggestion
 from experiments.core.secrets import find_secret_keys
-
-MAY_BE_EMPTY = "experiment"
-MAY_BE_SEVERAL = ("tracking", "callback", "gradient")
-"""Groups of which a list of options can be chosen, such as ``tracking=[sqlite,tensorboard]``."""
-OF_SWEEPS = ("strategy", "pruner")
-"""Groups whose options a sweep chooses, not an experiment."""
-_HYDRA_LOCK = threading.Lock()
 
 
 def compose(
@@ -63,7 +47,7 @@ def compose(
     dirs = options.user_folders(config_dirs)
     draft = ConfigDraft(dirs, options.groups(dirs))
     chosen, values = _sort_overrides(overrides, draft)
-    tree, choices = _compose_groups(chosen, draft)
+    tree, choices = compose_groups(chosen, draft)
     composed = _finish(tree, values, choices, draft, trust)
     name = composed.config["name"] or f"{choices['model']}-{choices['data']}".replace("/", "-")
     return replace(
@@ -134,7 +118,7 @@ def _replace_options(
     if problems or not chosen:
         return {}
     apart = ConfigDraft(draft.dirs, draft.groups, problems=draft.problems)
-    composed, choices = _compose_groups(chosen, apart)
+    composed, choices = compose_groups(chosen, apart)
     groups = [override_text.lstrip("+").partition("=")[0] for override_text in chosen]
     for group in groups:
         key = group.partition("@")[2] or group
@@ -171,7 +155,7 @@ def _finish(
     if problems:
         unclear = {*draft.origins.ambiguous_scalars, *find_secret_keys(config)}
         raise ConfigError(list(dict.fromkeys([*problems, *find_problems(config, unclear)])))
-    return Experiment(config, (), choices, links=interpolation.links(), auto_keys=auto_keys)
+    return Experiment(config, (), choices, links=interpolation.links(), auto_keys=auto_keys, origins=draft.origins)
 
 
 def _fill_best_metric(tree: DictConfig) -> None:
@@ -224,7 +208,9 @@ def _sort_overrides(overrides: Sequence[str], draft: ConfigDraft) -> tuple[list[
         elif _is_option(override, draft):
             plain = override_text.lstrip("+")
             is_more = is_named_option(override)  # beside the option of the group itself
-            chosen.append(f"+{plain}" if is_more else plain if "/" not in override.key_or_group else override_text)
+            placed = f"+{plain}" if is_more else plain if "/" not in override.key_or_group else override_text
+            placed = f"~{override.key_or_group}" if override.value() is None else placed
+            chosen.append(place_override(placed, draft.own_groups))
     return chosen, values
 
 
@@ -232,7 +218,9 @@ def _is_option(override: Override, draft: ConfigDraft) -> bool:
     """True if the override chooses an existing option of a group; reports a problem otherwise."""
     group, value, override_text = override.key_or_group, override.value(), override.input_line
     if value is None or override.is_delete():
-        if group == MAY_BE_EMPTY or "/" in group:
+        if group == MAY_BE_EMPTY or group in draft.own_groups:
+            return True
+        if "/" in group:
             return override.is_delete()
         fault = f"leaves the required group '{group}' empty; remove that override"
     elif isinstance(value, list) and group in MAY_BE_SEVERAL and (value or group != "tracking"):
@@ -250,118 +238,6 @@ def _is_option(override: Override, draft: ConfigDraft) -> bool:
     draft.problems.append(f"{override_text} {fault}")
     draft.undecided |= {group.partition("/")[0]} - {MAY_BE_EMPTY}
     return False
-
-
-def _compose_groups(chosen: list[str], draft: ConfigDraft) -> tuple[DictConfig, dict[str, str | None]]:
-    """Merge the files of the defaults lists in Hydra's order; returns the tree and the option of every group."""
-    repository = ConfigRepository(ConfigSearchPathImpl())
-    repository.sources = [_Folder(str(folder)) for folder in options.folders(draft.dirs)]
-    try:
-        with _own_hydra_version():
-            defaults_list = create_defaults_list(
-                CachingConfigRepository(repository),
-                "config",
-                OverridesParser.create().parse_overrides(chosen),
-                prepend_hydra=False,
-                skip_missing=False,
-            )
-        tree = OmegaConf.create()
-        for entry in defaults_list.defaults:
-            _merge(entry.config_path or "", entry.package or "", tree, draft)
-    except ConfigError as err:
-        raise ConfigError([*draft.problems, *err.problems]) from err
-    except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as err:
-        raise ConfigError([*draft.problems, _describe_composition_error(err, chosen, draft)]) from err
-    choices = {
-        group: option if option is None or isinstance(option, str) else ",".join(option)
-        for group, option in defaults_list.overrides.known_choices.items()
-    }
-    return tree, choices
-
-
-@contextmanager
-def _own_hydra_version() -> Iterator[None]:
-    """Read defaults lists by the rules of the newest Hydra, whatever version a program that uses Hydra itself has set."""
-    with _HYDRA_LOCK:
-        before = VersionBase.instance().version_base
-        hydra.version.setbase(None)
-        try:
-            yield
-        finally:
-            VersionBase.instance().version_base = before
-
-
-class _Folder(FileConfigSource):
-    """A folder of groups and options. Hydra reads a file of it only within limits, and an error names the file."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("lathe", path)
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        path = Path(self.path, self._normalize_file_name(config_path))
-        content = load_file(path)
-        header = self._get_header_dict(path.read_text(encoding="utf-8-sig")[:512])
-        return ConfigResult(provider=self.provider, path=self.path, config=content, header=header)
-
-
-def _merge(config_path: str, package: str, tree: DictConfig, draft: ConfigDraft) -> None:
-    paths = [folder / f"{config_path}.yaml" for folder in options.folders(draft.dirs)]
-    paths = [path for path in paths if path.is_file()]
-    for hidden in paths[1:]:
-        draft.problems.append(
-            f"{shown_path(hidden)} is hidden by {shown_path(paths[0])}, which has the same name; rename it"
-        )
-    content = load_file(paths[0])
-    content.pop("defaults", None)
-    for name in reversed(package.split(".") if package else []):
-        content = OmegaConf.create({name: content})
-    _drop_replaced(content, tree)
-    tree.merge_with(content)
-    draft.origins.add_file(paths[0], package)
-
-
-def _drop_replaced(content: DictConfig, tree: DictConfig) -> None:
-    """Delete nodes that the content replaces by another kind of node: OmegaConf refuses to merge these."""
-    for name in list(content):
-        new, old = content._get_node(name), tree._get_node(name)
-        if isinstance(new, DictConfig) and isinstance(old, DictConfig):
-            _drop_replaced(new, old)
-        elif (
-            isinstance(new, (DictConfig, ListConfig))
-            and isinstance(old, (DictConfig, ListConfig))
-            and type(new) is not type(old)
-        ):
-            del tree[name]
-
-
-def _describe_composition_error(err: Exception, chosen: Sequence[str], draft: ConfigDraft) -> str:
-    """The message for an error in an option's file or in its defaults list."""
-    text = str(err).splitlines()[0] if str(err) else type(err).__name__
-    if isinstance(err, RecursionError):
-        return "a defaults list contains itself; name the other option as a file: `/group/option@_here_`"
-    named = re.match(r"In '(.+?)': (.*)", text)
-    # For an override in an experiment's list, Hydra names the root.
-    where = f"the defaults list of {named.group(1)}.yaml" if named and named.group(1) != "config" else "a defaults list"
-    missing = getattr(err, "missing_cfg_file", None)
-    if isinstance(missing, str):
-        return f"{where} contains '{missing}', which does not exist; {other_option(missing, draft.groups)}"
-    unmatched = re.search(r"Could not override '(.+?)'", text)
-    if unmatched:
-        group = unmatched.group(1)
-        override_text = next((text for text in chosen if text.lstrip("+~").startswith(group)), None)
-        outer, _, package = group.partition("@")
-        if override_text is None and package.endswith(f".{outer}"):
-            return f"{where} cannot choose '{outer}'; make `# @package _global_` the first line of its file"
-        if group in OF_SWEEPS:
-            return f"{override_text or where} is a setting of a sweep; write `sweep.{override_text or f'{group}=...'}`"
-        return f"{override_text or where}: the configuration has no group '{group}'; {did_you_mean(group, draft.groups, lists())}"
-    twice = re.match(r"Multiple values for (\S+)\.", text)
-    if twice:
-        group = twice.group(1)
-        return (
-            f"a defaults list chooses '{group}' a second time; write `override /{group}: ...` to choose another option"
-        )
-    return f"{where} cannot be composed: {named.group(2) if named else text}; correct it"
 
 
 def _apply(override: Override, tree: DictConfig, draft: ConfigDraft) -> None:

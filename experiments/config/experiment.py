@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from experiments.config import options
 from experiments.config.source_map import SourceMap
+from experiments.core.format import format_value
 
 
 @dataclass
@@ -20,6 +23,11 @@ class ConfigDraft:
     origins: SourceMap = field(default_factory=SourceMap)
     undecided: set[str] = field(default_factory=set)
     """Groups without a valid option; overrides of their keys are not checked."""
+
+    @cached_property
+    def own_groups(self) -> frozenset[str]:
+        """The groups of the user that Lathe does not have."""
+        return options.find_own_groups(self.groups)
 
 
 @dataclass(frozen=True)
@@ -36,5 +44,28 @@ class Experiment:
     """The references that were resolved, by key, such as ``${data.num_classes}``."""
     auto_keys: tuple[str, ...] = ()
     """Keys of the data whose values were found in its files, because they were `auto`."""
+    origins: SourceMap = field(default_factory=SourceMap, repr=False, compare=False)
+    """Where its values are written."""
     source: str | None = None
     """The trial whose configuration the overrides changed; None if the defaults were composed."""
+
+    def list_origins(self) -> Iterator[str]:
+        """A line for each value: ``key=value`` and where it is written."""
+        for key, value in _leaves(self.config, ""):
+            text, location = self.origins.text(key), self.origins.find_location(key)
+            place = "Lathe's default" if text is None else "the command line"
+            if location is not None:
+                place = f"{'Lathe: ' if location.path.is_relative_to(options.CONF_DIR) else ''}{location}"
+            if text is not None and "${" in text and text != value:
+                place += f", {text}"
+            if key in {f"data.{each}" for each in self.auto_keys}:
+                place += ", found in the files of the data"
+            yield f"{key}={format_value(value)}  ({place})"
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict) and (node or not key):
+        for name, inner in node.items():
+            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node

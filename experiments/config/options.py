@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,18 @@ def groups(config_dirs: Sequence[str | Path] = ()) -> dict[str, dict[str, Path]]
             for depth in range(1, len(parts)):
                 files.setdefault("/".join(parts[:depth]), {}).setdefault("/".join(parts[depth:]), path)
     return dict(sorted(files.items()))
+
+
+def find_own_groups(groups: Mapping[str, Mapping[str, Path]]) -> frozenset[str]:
+    """The groups that Lathe does not have: folders of yours whose name is no key of the root."""
+    own = {
+        group
+        for group, files in groups.items()
+        if group.isidentifier()
+        and group != "sweeps"
+        and not any(path.is_relative_to(CONF_DIR) for path in files.values())
+    }
+    return frozenset(own - {*content(CONF_DIR / "config.yaml")} if own else ())
 
 
 def _find_yaml(folder: Path) -> list[Path]:

@@ -80,6 +80,8 @@ class ExperimentSchema:
     """What changes the gradients before they are clipped, in this order, by a name of your choice."""
     evaluation_sets: dict[str, Part] = field(default_factory=dict)
     """Further data by a name of your choice, evaluated with `data`: their metrics are named ``val/NAME/...``."""
+    user: dict[str, Any] = field(default_factory=dict)
+    """Keys of your own, for references such as `${user.width}`; the values of your own groups are below them."""
     fast_dev_run: bool = False
     """Try the code: 2 steps, each with an evaluation of 2 batches and a checkpoint. The metrics are no result."""
     overfit_batches: int | None = None

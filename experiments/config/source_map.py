@@ -110,9 +110,13 @@ class SourceMap:
 
     def location(self, key: str) -> str:
         """Where a value was written, as " (file:line)"; "" for an override or an unknown location."""
-        inside = (self.locations[known] for known in self.keys_at(key) if known in self.locations)
-        location = self.locations.get(key) or (None if key in self.texts else next(inside, None))
+        location = self.find_location(key)
         return f" ({location})" if location else ""
+
+    def find_location(self, key: str) -> Location | None:
+        """Where a value, or the first one in it, was written; None for an override or an unknown location."""
+        inside = (self.locations[known] for known in self.keys_at(key) if known in self.locations)
+        return self.locations.get(key) or (None if key in self.texts else next(inside, None))
 
     def keys_at(self, key: str) -> Iterator[str]:
         """A key and all recorded keys below it."""

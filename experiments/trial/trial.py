@@ -126,7 +126,7 @@ EXCLUDED = (
 
 NEWER = {
     "task": {"_target_": "modules.task.supervised.Supervised"}, "callback": {}, "gradient": {}, "fast_dev_run": False,
-    "overfit_batches": None, "evaluation_sets": {},
+    "overfit_batches": None, "evaluation_sets": {}, "user": {},
 }  # fmt: skip
 """Keys that the first version did not have. With these values they change nothing, so they do not count."""
 

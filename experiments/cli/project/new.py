@@ -31,14 +31,15 @@ FILES = {
     "net.py.txt": "PACKAGE/net.py",
     "spirals.py.txt": "PACKAGE/spirals.py",
     "test_training.py.txt": "tests/test_training.py",
+    "config.yaml": "conf/config.yaml",
     "model.yaml": "conf/model/net.yaml",
     "data.yaml": "conf/data/spirals.yaml",
     "experiment.yaml": "conf/experiment/spirals.yaml",
     "sweep.yaml": "sweeps/width.yaml",
 }
 """The files of a project, by their names in the template."""
-SCHEMAS = {"model.yaml": "model", "data.yaml": "data", "experiment.yaml": "experiment", "sweep.yaml": "sweep"}
-"""The schema of each YAML file that an editor checks."""
+SCHEMAS = ("config", "model", "data", "experiment", "sweep")
+"""Files of the template whose schema has the same name."""
 HYDRA_LINE = "# @package _global_\n"
 """Must be the first line."""
 SCHEMA_FOLDER = ".lathe/schema"
@@ -121,9 +122,9 @@ def _write_file(folder: Path, package: str, source: str) -> None:
     text = (TEMPLATE / source).read_text(encoding="utf-8")
     for placeholder, value in {"PACKAGE": package, "NAME": folder.absolute().name, "VERSION": VERSION}.items():
         text = text.replace(placeholder, value)
-    if source in SCHEMAS:
+    if (schema := source.removesuffix(".yaml")) in SCHEMAS:
         up = os.path.relpath(folder, path.parent)
-        line = f"# yaml-language-server: $schema={up}/{SCHEMA_FOLDER}/{SCHEMAS[source]}.json\n"
+        line = f"# yaml-language-server: $schema={up}/{SCHEMA_FOLDER}/{schema}.json\n"
         first = HYDRA_LINE if text.startswith(HYDRA_LINE) else ""
         text = first + line + text.removeprefix(first)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,10 @@ FILES = ("lathe.toml", "pyproject.toml")
 LISTS = ("conf", "sweeps", "trust")
 TEXTS = ("runs_dir", "data_root")
 KEYS = (*LISTS, *TEXTS)
+ELSEWHERE = {
+    "defaults": "write them into `config.yaml` in your folder of options, such as `defaults: [launcher: slurm]`"
+}
+"""Where a setting is that is no key of this file."""
 VARIABLES = {"runs_dir": "LATHE_RUNS", "data_root": "LATHE_DATA", "sweeps": "LATHE_SWEEPS"}
 
 
@@ -53,7 +57,7 @@ class Project:
             InputError: a key is unknown or has a value of another type.
         """
         problems = [
-            f"{self.file}: [tool.lathe] has no key {key!r}; {did_you_mean(key, KEYS)}"
+            f"{self.file}: [tool.lathe] has no key {key!r}; {ELSEWHERE.get(key) or did_you_mean(key, KEYS)}"
             for key in self.settings
             if key not in KEYS
         ]

@@ -20,8 +20,9 @@ SHELL_SETUP = """set up once:
 
 OVERRIDES = argument("overrides", nargs="*", metavar="OVERRIDE", completes="override", help="any number; see below")
 CFG = argument(
-    "-c", "--cfg", nargs="?", const="job", choices=["job"], metavar="job", help="print the configuration and exit"
-)
+    "-c", "--cfg", nargs="?", const="job", choices=["job", "origins"], metavar="job|origins",
+    help="print the configuration, or where each value is written, and exit",
+)  # fmt: skip
 FROM = argument(
     "--from",
     dest="shared",

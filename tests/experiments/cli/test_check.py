@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_each_experiment_and_sweep_is_planned(folder: Path, capsys: pytest.Captu
         assert text in problem
     for name in ("experiment/typo.yaml", "experiment/misfit.yaml", "sweeps/broken.yaml"):
         (folder / name).unlink()
+    capsys.readouterr()
+    auto = "# @package _global_\ndefaults: [override /model: mlp, override /parallel: auto, _self_]\n"
+    (folder / "experiment/layout.yaml").write_text(f"{auto}hardware: {{memory_gb: 0.000001}}\n")
+    assert main(["check", "--json", "--config-dir", str(folder)]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["counts"] == {"ok": 2, "no data": 1, "failed": 1}
+    failed = next(each for each in shown["checks"] if each["state"] == "failed")
+    assert failed["name"] == "experiment=layout"
+    assert "memory" in failed["problems"][0]
+    (folder / "experiment/layout.yaml").write_text(auto)
     assert main(["check", "--config-dir", str(folder)]) == 0
     assert main(["check", "max_steps=ten", "--config-dir", str(folder)]) == 1
 

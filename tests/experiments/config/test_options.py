@@ -17,7 +17,8 @@ import yaml
 
 from experiments.components.assemble import assemble
 from experiments.components.instantiate import instantiate
-from experiments.config.compose import OF_SWEEPS, compose
+from experiments.config.compose import compose
+from experiments.config.composition.root import OF_SWEEPS
 from experiments.config.options import CONF_DIR, groups, header
 from experiments.core.errors import InputError, PlanError
 from experiments.plan.estimate import ResourceEstimate, estimate

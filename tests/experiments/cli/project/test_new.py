@@ -26,7 +26,7 @@ def test_a_new_project_is_checked_by_its_schemas_and_by_lathe_check(
     assert "git init" not in capsys.readouterr().out
     written = [path for path in folder.rglob("*") if path.is_file() and ".lathe" not in path.parts]
     assert not [path for path in written if re.search("PACKAGE|NAME|VERSION", path.read_text())]
-    for path in [*folder.glob("conf/*/*.yaml"), *folder.glob("sweeps/*.yaml")]:
+    for path in [*folder.glob("conf/**/*.yaml"), *folder.glob("sweeps/*.yaml")]:
         named = re.search(r"^# yaml-language-server: \$schema=(.*)$", path.read_text(), re.MULTILINE)
         assert named is not None, path
         Draft202012Validator(yaml.safe_load((path.parent / named.group(1)).read_text())).validate(

@@ -87,6 +87,7 @@ def test_a_variable_of_the_user_comes_first(project: Path, monkeypatch: pytest.M
     ("settings", "message"),
     [
         ('config = "conf"\n', "[tool.lathe] has no key 'config'; did you mean 'conf'?"),
+        ("[defaults]\nlauncher = 'slurm'\n", "[tool.lathe] has no key 'defaults'; write them into `config.yaml`"),
         ("conf = 3\n", "conf=3 is not a text or a list of texts"),
         ('runs_dir = ["a"]\n', "runs_dir=['a'] is not a text"),
         ("conf = \n", "is not valid TOML"),
