@@ -49,7 +49,7 @@ def test_each_experiment_and_sweep_is_planned(folder: Path, capsys: pytest.Captu
     assert shown["counts"] == {"ok": 2, "no data": 1, "failed": 1}
     failed = next(each for each in shown["checks"] if each["state"] == "failed")
     assert failed["name"] == "experiment=layout"
-    assert "memory" in failed["problems"][0]
+    assert "none of 1 layouts can run" in failed["problems"][0]
     (folder / "experiment/layout.yaml").write_text(auto)
     assert main(["check", "--config-dir", str(folder)]) == 0
     assert main(["check", "max_steps=ten", "--config-dir", str(folder)]) == 1
