@@ -230,6 +230,8 @@ class SweepSchema:
     mode: Literal["max", "min"]
     num_seeds: int
     """Trials per point, with different seeds; strategies use their mean."""
+    average_over: list[str]
+    """Keys of the space whose values make no points: a point has a trial for each, and its value is the mean, as of data.fold."""
     budget: BudgetSchema
     max_attempts: int
     """Attempts of a trial that is interrupted or killed, before it counts as failed."""

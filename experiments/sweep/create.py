@@ -14,7 +14,7 @@ from experiments.config.experiment import Experiment
 from experiments.config.rules import slurm
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError, PlanError
-from experiments.sweep.expand import expand_point
+from experiments.sweep.expand import expand_point, select_point
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec
 from experiments.sweep.strategies.make_strategy import is_adaptive, make_pruner, make_strategy
@@ -101,7 +101,7 @@ def _list_trials(spec: SweepSpec, templates: Templates, ledger_state: LedgerStat
     known = {entry.id for entry in ledger_state.entries.values()}
     can_reuse = spec.values["reuse"] and not templates.all[0].config.get("fast_dev_run")
     reusable = _find_reusable(templates, spec.values) if can_reuse else {}
-    numbers = {_as_key(entry.values): entry.point for entry in ledger_state.entries.values()}
+    numbers = {_as_key(select_point(spec.values, entry.values)): entry.point for entry in ledger_state.entries.values()}
     for values in spec.preview_points():
         point = numbers.setdefault(_as_key(values), len(numbers))
         try:

@@ -22,6 +22,7 @@ from experiments.config.validate import Validation
 from experiments.core import renamed
 from experiments.core.errors import ConfigError, InputError
 from experiments.core.secrets import find_secret_keys, is_secret
+from experiments.sweep.expand import select_space
 from experiments.sweep.space import (
     Choice,
     Dimension,
@@ -71,13 +72,18 @@ class SweepSpec:
         listed = (key for point in self._listed_points() for key in point)
         return list_keys(self.space) or list(dict.fromkeys(listed))
 
+    @cached_property
+    def point_space(self) -> Space:
+        """The space from which points are chosen: without the keys of `average_over`."""
+        return select_space(self.values, self.space)
+
     def count_points(self) -> int | None:
         """Number of points; None if it is not known."""
         most = self.values["budget"]["max_points"]
         if self.values["strategy"]["name"] == "list":
             count: int | None = len(self.values["points"])
         else:
-            count = count_points(self.space) if self.values["strategy"]["name"] == "grid" else most
+            count = count_points(self.point_space) if self.values["strategy"]["name"] == "grid" else most
         return count if most is None or count is None else min(count, most)
 
     def preview_points(self) -> Iterator[dict[str, Any]]:
@@ -86,10 +92,10 @@ class SweepSpec:
         if self.values["strategy"]["name"] == "list":
             return islice(self._listed_points(), most)
         if is_adaptive(self.values["strategy"]):
-            return sample_points(self.space)
+            return sample_points(self.point_space)
         strategy = make_strategy(self.values["strategy"])
         assert isinstance(strategy, (Grid, RandomSearch))
-        return strategy.list_points(self.space, most)
+        return strategy.list_points(self.point_space, most)
 
     def choices(self, groups: Mapping[str, Any]) -> list[dict[str, str]]:
         """All combinations of group options that points have. A configuration is composed for each."""

@@ -11,7 +11,7 @@ from experiments.sweep.space import Space
 DEFAULTS: dict[str, Any] = {
     "name": None, "description": None, "base": [], "space": {}, "points": [],
     "strategy": {"name": "grid", "seed": 0, "startup_points": 10}, "pruner": None,
-    "metric": "val/accuracy_top1", "mode": "max", "num_seeds": 1,
+    "metric": "val/accuracy_top1", "mode": "max", "num_seeds": 1, "average_over": [],
     "budget": {"max_points": None, "wall_h": None, "device_h": None}, "max_attempts": 5, "reuse": False,
 }  # fmt: skip
 FACTOR = 3

@@ -11,7 +11,7 @@ from experiments.config.overrides import read_override
 from experiments.config.rules.base import ConfigView, NotApplicable
 from experiments.config.source_map import SourceMap
 from experiments.config.sweep_values import SweepValues
-from experiments.core.errors import InputError
+from experiments.core.errors import InputError, did_you_mean
 from experiments.sweep.space import (
     Choice,
     Interval,
@@ -146,10 +146,12 @@ def _grid(context: RuleContext) -> Iterator[str]:
 
 def _many(context: RuleContext) -> Iterator[str]:
     name, points = context.get("strategy.name", str), context.get("budget.max_points", int, type(None))
-    count = count_points(context.space) if name == "grid" else points
+    averaged = {key: context.space[key] for key in _list_averaged(context) if key in context.space}
+    space = {key: dimension for key, dimension in context.space.items() if key not in averaged}
+    count = count_points(space) if name == "grid" else points
     if is_adaptive(context.get("strategy", dict)) or count is None:
         return
-    count = min(count, points or count) * context.get("num_seeds", int)
+    count = min(count, points or count) * (count_points(averaged) or 1) * context.get("num_seeds", int)
     if count > MAX_TRIALS:
         yield (
             f"sweep.strategy.name={name} asks for {count:,} trials at once, but {MAX_TRIALS:,} is the maximum; "
@@ -232,6 +234,27 @@ def _shared(context: RuleContext) -> Iterator[str]:
             yield f"{key} varies, but does not change what a trial computes; set one value"
 
 
+def _average_over(context: RuleContext) -> Iterator[str]:
+    shown = context.format_key("average_over")
+    if context.get("strategy.name", str) == "list" and context.get("average_over", list):
+        yield f"{shown} needs a space, but strategy=list has only points; write `sweep.strategy=grid` and a space"
+        return
+    for key in _list_averaged(context):
+        dimension = context.space.get(key)
+        if dimension is None:
+            hint = f"list its values in the space, such as `{key}=0,1,2`, or {did_you_mean(key, context.space)}"
+            yield f"{shown}: {key} does not vary; {hint}"
+        elif not isinstance(dimension, Choice):
+            yield f"{shown}: {key} is an interval, but a mean needs the same values in all points; list them"
+        elif any(dimension.inside.values()):
+            yield f"{shown}: {key} has keys of its own for each option, which would be different points; leave {key} out"
+
+
+def _list_averaged(context: RuleContext) -> list[str]:
+    """The keys of `average_over`; what is no text there is reported already."""
+    return list(dict.fromkeys(key for key in context.get("average_over", list) if isinstance(key, str)))
+
+
 def _seeds(context: RuleContext) -> Iterator[str]:
     if "seed" in list_keys(context.space) and context.get("num_seeds", int) > 1:
         yield f"seed is in the space, and {context.format_key('num_seeds')} varies it too; remove one"
@@ -239,5 +262,5 @@ def _seeds(context: RuleContext) -> Iterator[str]:
 
 RULES: tuple[Callable[[RuleContext], Iterator[str]], ...] = (
     _name, _positive, _factor, _seed, _metric, _list, _space, _points, _grid, _many, _modelled,
-    _well_formed, _base, _shared, _seeds,
+    _well_formed, _base, _shared, _seeds, _average_over,
 )  # fmt: skip

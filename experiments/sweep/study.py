@@ -14,6 +14,7 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from experiments.components.instantiate import describe_error
+from experiments.sweep.expand import list_averaged, select_point, select_space
 from experiments.sweep.ledger import ENDED, Entry, Event, Ledger
 from experiments.sweep.pruners.optuna_pruners import OptunaPruner, read_max_steps
 from experiments.sweep.samplers import PerTrialSampler, draw_point, find_fault, to_optuna
@@ -57,7 +58,7 @@ class Study:
             trust: packages whose strategies and pruners the user trusts.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.space = parse(spec["space"]) if space is None else space
+        self.space = select_space(spec, parse(spec["space"]) if space is None else space)
         self._folder, self._spec, self._trust = folder, spec, trust
         self._restart()
 
@@ -100,7 +101,7 @@ class Study:
             values = draw_point(self._study, self.space)
         else:
             values = self._call("strategy", self._ask_strategy)
-        self._expected = {"event": "trial", "values": values}
+        self._expected = {"event": "trial", "values": {**values, **list_averaged(self._spec)[0]}}
         return values
 
     def _ask_strategy(self) -> dict[str, Any]:
@@ -160,8 +161,8 @@ class Study:
 
     def _make_result(self, point: int) -> PointResult:
         trial = self._trials()[self._numbers[point]]
-        values = self._ledger.state.points[point][0].values
-        return PointResult(point, dict(values), RESULTS[trial.state], trial.value, dict(trial.intermediate_values))
+        values = select_point(self._spec, self._ledger.state.points[point][0].values)
+        return PointResult(point, values, RESULTS[trial.state], trial.value, dict(trial.intermediate_values))
 
     def _tell(self, point: int) -> None:
         """Tell the strategy what is new of a point. Optuna's strategies read the study."""
@@ -216,7 +217,7 @@ class Study:
         CMA-ES writes its state to the attributes of trials when it chooses a point, so it chooses again here.
         """
         number = self._numbers[entry.point] = len(self._numbers)
-        params, distributions = to_optuna(self.space, entry.values)
+        params, distributions = to_optuna(self.space, select_point(self._spec, entry.values))
         is_cmaes = isinstance(self._strategy, CmaEs)
         if number == len(self._trials()):
             if is_cmaes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.sweep.expand import count_trials_per_point
 from experiments.sweep.ledger import Ledger, LedgerState
 from experiments.sweep.strategies.make_strategy import is_adaptive
 from experiments.sweep.sweep import Sweep
@@ -78,7 +79,7 @@ def count_todo(spec: dict[str, Any], ledger_state: LedgerState) -> int:
     if not is_adaptive(spec["strategy"]):
         return pending
     left: int = spec["budget"]["max_points"] - len(ledger_state.points)
-    return pending + max(0, left) * int(spec["num_seeds"])
+    return pending + max(0, left) * count_trials_per_point(spec)
 
 
 class WorkerRestarts:

@@ -39,7 +39,8 @@ MAX_LINK_DEPTH = 8
 
 _SPEC_FIELDS: Mapping[str, Check] = {
     "metric": is_text, "mode": is_one_of("min", "max"), "strategy": is_map, "budget": is_map, "space": is_map,
-    "base": is_list_of(is_text), "num_seeds": is_count, "max_attempts": is_count,
+    "base": is_list_of(is_text), "num_seeds": is_count, "average_over": is_list_of(is_text),
+    "max_attempts": is_count,
 }  # fmt: skip
 _TEMPLATE_FIELDS: Mapping[str, Check] = {
     "choices": is_map, "config": is_map, "links": is_map, "overrides": is_list_of(is_text),
@@ -231,6 +232,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
             spec = renamed.upgrade_sweep(spec, names)
     except (LookupError, TypeError, AttributeError) as err:
         raise DamagedFileError(path, "a key is missing or has a value of the wrong type") from err
+    spec.setdefault("average_over", [])  # sweeps of earlier versions have no such key
     for name, check in _SPEC_FIELDS.items():
         if not matches(spec, {name: check}):
             raise DamagedFileError(path, f"'{name}' is missing or has a value of the wrong type")

@@ -14,7 +14,7 @@ from experiments.sweep.ledger import ENDED, Entry, LedgerState
 from experiments.sweep.space import Choice, Space, format_dimension
 from experiments.sweep.space_parser import parse
 from experiments.sweep.status.progress import Progress, TrialRow
-from experiments.sweep.status.text import find_short_keys, format_counts
+from experiments.sweep.status.text import describe_mean, describe_repeats, find_short_keys, format_counts
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking import run_tags
 from experiments.trial.parameters import clean_keys, format_param, make_inert, mask_password, truncate
@@ -172,7 +172,7 @@ def _describe_goal(spec: Mapping[str, Any]) -> str:
     parts = [f"Search for the {'largest' if spec['mode'] == 'max' else 'smallest'} `{delivered_name(spec['metric'])}`"]
     parts += [f"strategy {spec['strategy']['name']}"]
     parts += [f"pruner {spec['pruner']['name']}"] if spec["pruner"] else []
-    parts += [f"{spec['num_seeds']} seeds per point"] if spec["num_seeds"] > 1 else []
+    parts += describe_repeats(spec)
     limits = [f"{key}={value}" for key, value in spec["budget"].items() if value is not None]
     parts += [f"budget {' '.join(limits)}"] if limits else []
     return ", ".join(parts)
@@ -192,7 +192,7 @@ def _format_space(spec: Mapping[str, Any]) -> list[str]:
 def _format_best(progress: Progress, names: Mapping[str, str], links: Mapping[str, str]) -> list[str]:
     if (best := progress.best) is None:
         return []
-    mean = f", the mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
+    mean = describe_mean(progress, best)
     of = ", ".join(_link_trial(trial, names, links) for trial in best.trials[:MAX_LISTED])
     return [f"**Best:** `{delivered_name(progress.metric)}` {format_number(best.value)}{mean}, of {of}"]
 

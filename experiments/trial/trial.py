@@ -139,6 +139,8 @@ def trial_id(config: dict[str, Any]) -> str:
     hashed = {key: value for key, value in config.items() if key not in EXCLUDED}
     for part in ("data", "hardware"):
         hashed[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
+    if hashed["data"].get("fold") is None:  # so cross-validation changes nothing, and earlier versions had no such keys
+        hashed["data"] = {key: value for key, value in hashed["data"].items() if key not in ("fold", "num_folds")}
     if get_initial_weights(config) is None:
         hashed.pop("init_from", None)
     else:

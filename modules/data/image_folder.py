@@ -17,6 +17,7 @@ from modules.data.base import Batch, ComponentWarning, DataError
 from modules.data.image.class_folders import ClassFolders, count
 from modules.data.image.decoding import ENDINGS
 from modules.data.image.image_crop import UnreadableError, make_image_crop
+from modules.data.own.folds import check_fold
 from modules.data.tensors import check_at_least, check_split
 
 
@@ -47,6 +48,8 @@ class ImageFolder:
         std: Sequence[float] | None = None,
         split_folders: Mapping[str, str] | None = None,
         held_out_share: float = 0.0,
+        fold: int | None = None,
+        num_folds: int = 5,
     ) -> None:
         """
         Args:
@@ -67,7 +70,10 @@ class ImageFolder:
                 "validation" are found; a split without a folder gets that of "train", and this is "." if the folders of the
                 classes are in the folder of the data set.
             held_out_share: of the photos of a class, for each split that has the folder of "train"; 0: the same photos.
+            fold: for cross-validation, which part of the photos of a class besides the test's validates, from 0; None: none.
+            num_folds: number of these parts.
         """
+        check_fold("ImageFolder", fold, num_folds)
         check_at_least("ImageFolder", 1, num_classes=num_classes)
         self.crop = make_image_crop(
             "ImageFolder", resize_size, image_size, image_shape, num_features, min_scale, mean, std
@@ -84,7 +90,7 @@ class ImageFolder:
         self.folder = folder
         self.num_train = num_train
         self.path = Path(root).expanduser().absolute() / folder
-        self.folders = ClassFolders(self.path, folder, folders, held_out_share)
+        self.folders = ClassFolders(self.path, folder, folders, held_out_share, fold, num_folds)
         self.augment = augment
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes

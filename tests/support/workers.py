@@ -31,7 +31,7 @@ QUICK = ("model=softmax", "data=digits", "max_steps=40", "eval_every_steps=20", 
 SPEC: dict[str, Any] = {
     "name": "probe", "description": None, "base": [], "space": {}, "points": [],
     "strategy": {"name": "grid", "seed": 0, "startup_points": 10}, "pruner": None,
-    "metric": "val/accuracy_top1", "mode": "max", "num_seeds": 1,
+    "metric": "val/accuracy_top1", "mode": "max", "num_seeds": 1, "average_over": [],
     "budget": {"max_points": None, "wall_h": None, "device_h": None}, "max_attempts": 4, "reuse": False,
 }  # fmt: skip
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from experiments.core.format import format_number, format_point
 from experiments.core.secrets import is_secret
 from experiments.results.report.metric_history import Series
 from experiments.run.metrics import delivered_name
+from experiments.sweep.status.confidence import are_told_apart, estimate_half_width
 
 HIDDEN = "(hidden)"
 
@@ -54,7 +56,7 @@ class ReportRun:
 
 @dataclass(frozen=True)
 class Point:
-    """The runs that differ only in their seed."""
+    """The runs that differ only in their seed, or in a key that is averaged over."""
 
     number: int
     values: Mapping[str, Any]
@@ -66,16 +68,24 @@ class Point:
         return [run for run in self.runs if run.state == "finished" and run.is_measured]
 
     @property
+    def results(self) -> list[float]:
+        """The values of the finished runs."""
+        return [run.value for run in self.finished if run.value is not None]
+
+    @property
     def value(self) -> float | None:
-        """The mean over the finished seeds."""
-        values = [run.value for run in self.finished if run.value is not None]
-        return fmean(values) if values else None
+        """The mean over the finished runs."""
+        return fmean(self.results) if self.results else None
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation over the finished seeds."""
-        values = [run.value for run in self.finished if run.value is not None]
-        return stdev(values) if len(values) > 1 else None
+        """The standard deviation over the finished runs."""
+        return stdev(self.results) if len(self.results) > 1 else None
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the 95 % confidence interval of the mean."""
+        return estimate_half_width(self.results)
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,8 @@ class Findings:
     attempts: int
     remarks: tuple[str, ...] = ()
     """Warnings to read before the results."""
+    average_over: tuple[str, ...] = ()
+    """Keys whose values are runs of one point, besides the seed."""
 
     @property
     def runs(self) -> list[ReportRun]:
@@ -141,6 +153,11 @@ class Findings:
         return any(len(point.runs) > 1 for point in self.points)
 
     @property
+    def repeat_noun(self) -> str:
+        """The word for one of the runs of a point."""
+        return self.noun if self.average_over else "seed"
+
+    @property
     def varying(self) -> list[str]:
         """The keys whose value is not the same in all points."""
         return [
@@ -149,16 +166,36 @@ class Findings:
         ]  # fmt: skip
 
 
-def group_by_point(runs: Iterable[ReportRun], mode: str) -> tuple[Point, ...]:
-    """Group runs by point, best point first."""
+def group_by_point(runs: Iterable[ReportRun], mode: str, average_over: Collection[str] = ()) -> tuple[Point, ...]:
+    """Group runs by point, best point first; the values of a point are those of its runs without ``average_over``."""
     groups: dict[int, list[ReportRun]] = {}
     for run in runs:
         groups.setdefault(run.point, []).append(run)
     points = [
-        Point(number, group[0].values, tuple(sorted(group, key=lambda run: run.seed)))
+        Point(
+            number,
+            {key: value for key, value in group[0].values.items() if key not in average_over},
+            tuple(sorted(group, key=lambda run: run.seed)),
+        )
         for number, group in groups.items()
     ]
     return tuple(sorted(points, key=lambda point: (rank_key(point.value, mode), point.number)))
+
+
+def describe_rivals(findings: Findings, most: int = 5) -> str:
+    """Say which points cannot be told apart from the best one; "" where only one point has a result."""
+    best, others = findings.best, [point for point in findings.points if point.results]
+    if findings.kind != "sweep" or best is None or len(others) < 2:
+        return ""
+    if not findings.has_seeds:
+        return "Each point has one trial, so the order of near points may be chance; sweep.num_seeds=3 gives intervals."
+    rivals = [point for point in others if point is not best and not are_told_apart(best.results, point.results)]
+    how = "by the 95 % interval of the difference of two means (Welch's t)"
+    if not rivals:
+        return f"Every other point is told apart from it {how}."
+    names = [f"{format_point(point.values, findings.short)} ({format_number(point.value)})" for point in rivals[:most]]
+    more = f" and {len(rivals) - most} more" if len(rivals) > most else ""
+    return f"Not told apart from it {how}: {', '.join(names)}{more}."
 
 
 def rank_key(value: float | None, mode: str) -> float:

@@ -10,7 +10,7 @@ from experiments.results.report.metric_history import History, Series, read_hist
 from experiments.run.metrics import delivered_name
 from experiments.sweep.ledger import ENDED
 from experiments.sweep.status.progress import Progress, ProgressReader, TrialRow
-from experiments.sweep.status.text import find_short_keys, format_counts, format_reason
+from experiments.sweep.status.text import describe_repeats, find_short_keys, format_counts, format_reason
 from experiments.sweep.sweep import Sweep
 from experiments.trial.trial import Trial
 
@@ -19,7 +19,7 @@ def collect_from_sweep(sweep: Sweep) -> Findings:
     """Collect the report of a sweep in its present state."""
     progress = ProgressReader(sweep, sweep.ledger()).read()
     runs = [_make_run(sweep, row) for row in progress.rows]
-    points = group_by_point(runs, progress.mode)
+    points = group_by_point(runs, progress.mode, progress.average_over)
     best = progress.best
     return Findings(
         kind="sweep",
@@ -39,6 +39,7 @@ def collect_from_sweep(sweep: Sweep) -> Findings:
         wasted_h=progress.wasted_h,
         attempts=sum(row.attempt for row in progress.rows),
         remarks=tuple(_make_remarks(progress)),
+        average_over=progress.average_over,
     )
 
 
@@ -77,7 +78,7 @@ def _describe_goal(sweep: Sweep) -> str:
     spec = sweep.spec
     parts = [f"strategy {spec['strategy']['name']}"]
     parts += [f"pruner {spec['pruner']['name']}"] if spec["pruner"] else []
-    parts += [f"{spec['num_seeds']} seeds per point"] if spec["num_seeds"] > 1 else []
+    parts += describe_repeats(spec)
     parts += [f"{name}={value}" for name, value in spec["budget"].items() if value is not None]
     wanted = "largest" if spec["mode"] == "max" else "smallest"
     return f"Search for the {wanted} {delivered_name(spec['metric'])}: {', '.join(parts)}."

@@ -164,7 +164,8 @@ def _make_caption(
 ) -> str:
     sentences = []
     if findings.has_seeds:
-        sentences.append("Each line is the mean over the seeds of a point, its band the range of the seeds.")
+        noun = findings.repeat_noun
+        sentences.append(f"Each line is the mean over the {noun}s of a point, its band the range of the {noun}s.")
     if grey:
         sentences.append(
             f"The best {len(highlighted)} of {len(highlighted) + len(grey)} points are highlighted, the others are grey."

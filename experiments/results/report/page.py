@@ -16,7 +16,7 @@ from experiments.core.format import format_number, format_point
 from experiments.results.report import tables
 from experiments.results.report.axis_scale import shorten
 from experiments.results.report.cost import summarize_cost
-from experiments.results.report.findings import Findings
+from experiments.results.report.findings import Findings, describe_rivals
 
 FOLDER = Path(__file__).parent
 MAX_TEXT, MAX_LINE = 240, 24
@@ -46,6 +46,7 @@ def render_page(
         findings=findings, sections=_list_sections(findings, pictures, missing), period=_format_period(findings),
         totals=summarize_cost(findings), pictures={picture.name: picture for picture in pictures}, missing=missing,
         commands=commands, tables=tables, style=_make_style(), script=script, script_digest=digest, point_text=format_point,
+        describe_rivals=describe_rivals,
         most_ids=MAX_IDS, most_text=MAX_TEXT, most_line=MAX_LINE,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.core.format import format_number, format_point, format_value
 from experiments.results.report.cost import collect_usage, format_device_time, format_quantity, summarize_cost
-from experiments.results.report.findings import Findings, ReportRun, find_train_loss, list_test_metrics
+from experiments.results.report.findings import Findings, ReportRun, describe_rivals, find_train_loss, list_test_metrics
 
 MAX_KEYS, MAX_TESTS = 12, 3
 MAX_IDS = 4
@@ -66,7 +66,7 @@ class Table:
 
 
 def make_points_table(findings: Findings) -> Table:
-    """One row per point: mean and standard deviation over its seeds, its cost and its trials."""
+    """One row per point: mean, standard deviation and 95 % interval over its runs, its cost and its trials."""
     points, best = findings.points, findings.best
     columns = [_make_value_column(findings, key, [point.values for point in points]) for key in _select_keys(findings)]
     means = _make_metric_column(
@@ -78,8 +78,9 @@ def make_points_table(findings: Findings) -> Table:
     columns.append(means)
     if findings.has_seeds:
         columns.append(_make_metric_column("± std", [point.spread for point in points], digits=2))
+        columns.append(_make_metric_column("± 95 %", [point.half_width for point in points], digits=2))
         done = [Cell(f"{len(point.finished)}/{len(point.runs)}", len(point.finished)) for point in points]
-        columns.append(Column("seeds", done))
+        columns.append(Column(f"{findings.repeat_noun}s", done))
     columns.append(_make_time_column("device time", [sum(run.used_h or 0.0 for run in point.runs) for point in points]))
     ids = [[run.id for run in point.runs] for point in points]
     name = "trials" if findings.kind == "sweep" else "run"
@@ -96,8 +97,9 @@ def make_trials_table(findings: Findings) -> Table:
     ]
     ids = [Cell(run.id, runs=[run.id]) for run in runs]
     columns = [Column(findings.noun, ids)]
-    columns += [_make_value_column(findings, key, [run.values for run in runs]) for key in _select_keys(findings)]
-    columns += [_make_count_column("seed", [run.seed for run in runs])] if findings.has_seeds else []
+    keys = [*_select_keys(findings), *findings.average_over]
+    columns += [_make_value_column(findings, key, [run.values for run in runs]) for key in keys]
+    columns += [_make_count_column("seed", [run.seed for run in runs])] if len({run.seed for run in runs}) > 1 else []
     columns.append(Column("state", [Cell(run.state) for run in runs]))
     columns.append(_make_metric_column(findings.value_name, [run.value for run in runs], [run is best for run in runs]))
     if findings.metric != findings.value_name:
@@ -192,6 +194,7 @@ def format_markdown(findings: Findings) -> str:
             f"Best: {value}{at}, of {_format_ids([one.id for one in best.runs])}; "
             f"reproduce it with {_format_code(f'lathe reproduce {run.reference}')}."
         )
+        parts += filter(None, [_escape(describe_rivals(findings))])
     return "\n\n".join(parts) + "\n"
 
 

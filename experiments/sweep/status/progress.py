@@ -15,7 +15,9 @@ from typing import Any
 from experiments.core.files.read_file import DamagedFileError, MissingFileError
 from experiments.run.journal_tail import JournalTail
 from experiments.sweep.budget import find_spent_limit, sum_device_s
+from experiments.sweep.expand import count_trials_per_point, select_point
 from experiments.sweep.ledger import Entry, Ledger, LedgerState, State, average_value
+from experiments.sweep.status.confidence import estimate_half_width
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.templates import read_templates
 from experiments.sweep.worker.reaper import reap
@@ -60,12 +62,14 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class BestPoint:
-    """The best point, by the mean over its seeds."""
+    """The best point, by the mean over its trials."""
 
     point: int
     values: dict[str, Any]
     value: float
     trials: tuple[str, ...]
+    half_width: float | None = None
+    """Of the 95 % confidence interval of the value; None with one trial."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class Progress:
     closed: str | None
     """Why no more trials start."""
     budget: dict[str, BudgetUse]
+    average_over: tuple[str, ...]
+    """Keys whose values are trials of one point, besides the seed."""
     rows: tuple[TrialRow, ...] = field(repr=False)
 
     @property
@@ -183,12 +189,13 @@ class ProgressReader:
             wasted_h=sum(entry.wasted_s for entry in entries) / 3600,
             elapsed_s=max(0.0, ended - ledger_state.opened) if entries else 0.0,
             left_s=None if is_over else _estimate_left_s(rows, self._tails, to_ask),
-            best=_find_best(ledger_state, spec["mode"]),
+            best=_find_best(ledger_state, spec),
             workers=len({entry.worker for entry in entries if entry.state == "running"}),
             queued=self._queued,
             is_stranded=state == "pending" and self._is_stranded(ledger_state, now),
             closed=closed if state != "done" else None,
             budget=_measure_budget_use(spec["budget"], ledger_state, now),
+            average_over=tuple(spec["average_over"]),
             rows=tuple(sorted(rows, key=lambda row: _sort_key(row, spec["mode"]))),
         )
 
@@ -197,7 +204,8 @@ class ProgressReader:
         spec = self.sweep.spec
         if not self.sweep.is_adaptive or spec["budget"]["max_points"] is None:
             return 0
-        return int(max(0, spec["budget"]["max_points"] - len(ledger_state.points)) * spec["num_seeds"])
+        left: int = spec["budget"]["max_points"] - len(ledger_state.points)
+        return max(0, left) * count_trials_per_point(spec)
 
     def _is_stranded(self, ledger_state: LedgerState, now: float) -> bool:
         if self._queued != 0:
@@ -298,16 +306,19 @@ def _sort_key(row: TrialRow, mode: str) -> tuple[float, float, int, int]:
     return ORDER.index("pruned") + 0.5 if has_not_started else ORDER.index(row.state), by_value, row.point, row.seed
 
 
-def _find_best(ledger_state: LedgerState, mode: str) -> BestPoint | None:
-    """The best of the points whose seeds have all finished."""
+def _find_best(ledger_state: LedgerState, spec: Mapping[str, Any]) -> BestPoint | None:
+    """The best of the points whose trials have all finished."""
     best: BestPoint | None = None
     for point, entries in ledger_state.points.items():
         mean = average_value(entries)
         if mean is None or not math.isfinite(mean):
             continue
-        if best is None or (mean > best.value if mode == "max" else mean < best.value):
-            best = BestPoint(point, entries[0].values, mean, tuple(entry.id for entry in entries))
-    return best
+        if best is None or (mean > best.value if spec["mode"] == "max" else mean < best.value):
+            best = BestPoint(point, select_point(spec, entries[0].values), mean, tuple(entry.id for entry in entries))
+    if best is None:
+        return None
+    values = [entry.value for entry in ledger_state.points[best.point] if entry.value is not None]
+    return replace(best, half_width=estimate_half_width(values))
 
 
 def _estimate_left_s(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from experiments.core.format import format_number, format_point
 from experiments.run.metrics import delivered_name
@@ -38,9 +39,22 @@ def fit_keys(rows: Sequence[TrialRow], short: Mapping[str, str], width: int) -> 
 
 def format_best(progress: Progress, best: BestPoint) -> str:
     """The best value of the metric and its point."""
-    seeds = f", the mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
     point = f" at {format_point(best.values)}" if best.values else ""
-    return f"{delivered_name(progress.metric)} {format_number(best.value)}{point}{seeds}"
+    return f"{delivered_name(progress.metric)} {format_number(best.value)}{point}{describe_mean(progress, best)}"
+
+
+def describe_mean(progress: Progress, best: BestPoint) -> str:
+    """Such as ``, the mean of 3 seeds, ± 0.02 at 95 % confidence``; "" with one trial."""
+    if best.half_width is None:
+        return ""
+    noun = f"trials over {', '.join(progress.average_over)}" if progress.average_over else "seeds"
+    return f", the mean of {len(best.trials)} {noun}, ± {best.half_width:.2g} at 95 % confidence"
+
+
+def describe_repeats(spec: Mapping[str, Any]) -> list[str]:
+    """How many trials a point has, for the description of a sweep; empty with one."""
+    parts = [f"{spec['num_seeds']} seeds per point"] if spec["num_seeds"] > 1 else []
+    return [*parts, f"the mean over {', '.join(spec['average_over'])}"] if spec["average_over"] else parts
 
 
 def format_counts(progress: Progress) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from modules.data.image.decoding import ENDINGS
+from modules.data.own.folds import find_fold
 from modules.data.own.locate import find_root
 
 SPLITS: Final = ("train", "val", "test")
@@ -29,7 +30,10 @@ class ClassFolders:
     folders are left out. A split that has the folder of "train" gets a part of its photos.
     """
 
-    def __init__(self, path: Path, folder: str, split_folders: Mapping[str, str], held_out_share: float) -> None:
+    def __init__(
+        self, path: Path, folder: str, split_folders: Mapping[str, str], held_out_share: float,
+        fold: int | None = None, num_folds: int = 5,
+    ) -> None:  # fmt: skip
         """
         Args:
             path: of the data set.
@@ -37,7 +41,18 @@ class ClassFolders:
             split_folders: folder by split.
             held_out_share: of the photos of a class, for each split that shares the folder of "train"; 0: it has the same
                 photos.
+            fold: the part of the photos of a class besides the test's that validates; None: ``held_out_share`` of them.
+            num_folds: number of these parts.
+
+        Raises:
+            ValueError: there is a fold, but validation has a folder of its own.
         """
+        if fold is not None and split_folders["val"] != split_folders["train"]:
+            raise ValueError(
+                f"data.fold={fold} takes validation photos from {split_folders['train']}/, but {split_folders['val']}/ has some; "
+                f"set data.fold=null, or data.split_folders={{val: {split_folders['train']}}}"
+            )
+        self.fold, self.num_folds = fold, num_folds
         self.path, self.folder = path, folder
         self.split_folders = split_folders
         self.held_out_share = held_out_share
@@ -86,10 +101,17 @@ class ClassFolders:
     def _part(self, images: list[str], split: str) -> list[str]:
         """The photos of a class that a split gets: in the order of a hash of their names, which new photos do not change."""
         shared = [each for each in SPLITS[1:] if self.split_folders[each] == self.split_folders["train"]]
-        if not self.held_out_share or not shared or (split != "train" and split not in shared):
+        if split not in ("train", *shared) or not shared:
+            return images
+        if not self.held_out_share and (self.fold is None or split == "test"):
             return images
         order = sorted(images, key=lambda image: hashlib.sha256(os.fsencode(image)).digest())
         size = max(1, round(len(order) * self.held_out_share)) if len(order) > len(shared) else 0
+        size = size if self.held_out_share else 0
+        if self.fold is not None and split != "test":
+            rest = [*order[: size * shared.index("test")], *order[size * len(shared) :]] if "test" in shared else order
+            part = find_fold(len(rest), self.fold, self.num_folds)
+            return sorted(rest[part] if split == "val" else [*rest[: part.start], *rest[part.stop :]])
         start = size * shared.index(split) if split in shared else size * len(shared)
         return sorted(order[start : start + size] if split in shared else order[start:])
 
@@ -158,7 +180,8 @@ def find_auto_values(data: Mapping[str, Any]) -> dict[str, Any]:
     path, size = Path(root, str(data["folder"])), int(data["image_size"])
     found = data["split_folders"]
     split_folders = find_split_folders(path) if found == "auto" else {name: name for name in SPLITS} | (found or {})
-    folders = ClassFolders(path, str(data["folder"]), split_folders, float(data["held_out_share"]))
+    fold, num_folds = data.get("fold"), int(data.get("num_folds", 5))
+    folders = ClassFolders(path, str(data["folder"]), split_folders, float(data["held_out_share"]), fold, num_folds)
     classes = folders.classes()
     if len(classes) < 2:
         raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from modules.data.own.folds import find_fold
 from modules.data.own.locate import find_root, sha256_of
 
 SNIFFED: Final = 2**16
@@ -76,7 +77,9 @@ def _guess_separator(path: Path) -> str:
         return ","
 
 
-def take_part(num_rows: int, split: str, own: Sequence[str], held_out_share: float) -> np.ndarray:
+def take_part(
+    num_rows: int, split: str, own: Sequence[str], held_out_share: float, fold: int | None = None, num_folds: int = 5
+) -> np.ndarray:
     """The rows of the training file that belong to a split, after a fixed shuffle.
 
     Args:
@@ -84,6 +87,8 @@ def take_part(num_rows: int, split: str, own: Sequence[str], held_out_share: flo
         split: "train", "val" or "test".
         own: the splits that have a file of their own, and take no rows.
         held_out_share: of the rows, for each of the others besides "train".
+        fold: the part of the rows besides the test's that validates; None: ``held_out_share`` of them.
+        num_folds: number of these parts.
 
     Returns:
         int64 [rows of the split], increasing.
@@ -96,6 +101,16 @@ def take_part(num_rows: int, split: str, own: Sequence[str], held_out_share: flo
     held_out = [name for name in SPLITS[1:] if name not in own]
     if size * len(held_out) >= num_rows:
         raise ValueError(f"its {num_rows} rows are too few for {', '.join(['train', *held_out])}; add rows")
+    if fold is not None:
+        if "val" in own:
+            raise ValueError(
+                f"data.fold={fold} takes validation rows from it, but data.val_path has some; set one to null"
+            )
+        test, rest = (
+            (order[:0], order) if "test" in own else (order[size : 2 * size], np.delete(order, np.s_[size : 2 * size]))
+        )
+        part = find_fold(len(rest), fold, num_folds)
+        return np.sort({"test": test, "val": rest[part], "train": np.delete(rest, part)}[split])
     if split in held_out:
         start = size * held_out.index(split)
         return np.sort(order[start : start + size])
@@ -114,7 +129,8 @@ def find_auto_values(data: Mapping[str, Any]) -> dict[str, Any]:
     table = read_table(Path(root, files[0]), str(data["target"]))
     own = [split for split in SPLITS[1:] if data[f"{split}_path"] is not None]
     try:
-        train = table.iloc[take_part(len(table), "train", own, float(data["held_out_share"]))]
+        fold, num_folds = data.get("fold"), int(data.get("num_folds", 5))
+        train = table.iloc[take_part(len(table), "train", own, float(data["held_out_share"]), fold, num_folds)]
     except ValueError as err:
         raise ValueError(f"data.path={files[0]!r}: {err}") from err
     columns = data["columns"]

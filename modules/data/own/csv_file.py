@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modules.data.base import Batch, DataError, UserInputError
 from modules.data.own.columns import SPLITS, as_numbers, count_features, read_table, take_part, to_numbers, to_text
+from modules.data.own.folds import check_fold
 from modules.data.own.locate import sha256_of
 from modules.data.tensors import TensorSplit, check_at_least, check_split
 
@@ -51,6 +52,8 @@ class CsvFile:
         held_out_share: float = 0.1,
         ignore: Sequence[str] = (),
         max_categories: int = 50,
+        fold: int | None = None,
+        num_folds: int = 5,
     ) -> None:
         """
         Args:
@@ -72,7 +75,10 @@ class CsvFile:
             held_out_share: of the rows of the training file, for validation and test each, if they have no file.
             ignore: columns that `columns: auto` leaves out.
             max_categories: the most frequent texts of a column that become inputs, with `columns: auto`.
+            fold: for cross-validation, which part of the rows besides the test's validates, from 0; None: none.
+            num_folds: number of these parts.
         """
+        check_fold("CsvFile", fold, num_folds)
         check_at_least("CsvFile", 1, num_features=num_features, num_classes=num_classes, max_categories=max_categories)
         if not 0 < held_out_share < 0.5:
             raise ValueError(f"CsvFile wants held_out_share between 0 and 0.5, but got {held_out_share}")
@@ -93,7 +99,7 @@ class CsvFile:
             self.class_names = self.classes
         self.num_features, self.num_train = num_features, num_train
         self.target_mean, self.target_std = target_mean, target_std
-        self.held_out_share = held_out_share
+        self.held_out_share, self.fold, self.num_folds = held_out_share, fold, num_folds
 
     def load(self, split: str) -> TensorSplit:
         check_split("CsvFile", split)
@@ -102,7 +108,8 @@ class CsvFile:
         try:
             if name == self.paths["train"]:
                 own = [each for each in SPLITS[1:] if self.paths[each] is not None]
-                table = table.iloc[take_part(len(table), split, own, self.held_out_share)]
+                part = take_part(len(table), split, own, self.held_out_share, self.fold, self.num_folds)
+                table = table.iloc[part]
             if split == "train" and len(table) != self.num_train:
                 raise ValueError(
                     f"it has {len(table)} training rows, but data.num_train={self.num_train}; set data.num_train={len(table)}"

@@ -212,7 +212,7 @@ def test_json_has_every_field(tmp_path: Path, lathe: Lathe) -> None:
         {"exception": 1},
     )
     assert document["best"] == {
-        "point": 0, "values": POINTS[0], "value": 0.55, "trials": ids(2),
+        "point": 0, "values": POINTS[0], "value": 0.55, "trials": ids(2), "half_width": pytest.approx(0.635, abs=1e-3),
     }  # fmt: skip
     rows = {row["id"]: row for row in document["rows"]}
     assert rows[ids(8)[2]]["last"] == 0.2

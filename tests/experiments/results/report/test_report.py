@@ -121,10 +121,13 @@ def test_means_and_deviations_over_seeds_are_on_the_page_and_in_markdown(tmp_pat
     assert (first["lr"], first["batch_size_global"], first[VALUE], first["± std"]) == ("0.1", "256", "0.605", "0.0071")
     assert (first["seeds"], first["trials"]) == ("2/2", "b00000000010, b00000000011")
     lines = (sweep.folder / "report" / "table.md").read_text().splitlines()
-    assert lines[4].startswith("| lr | batch_size_global | delivered/val/accuracy_top1 | ± std | seeds |")
-    assert lines[6].startswith("| 0.1 | 256 | **0.605** | 0.0071 | 2/2 |")
+    assert lines[4].startswith("| lr | batch_size_global | delivered/val/accuracy_top1 | ± std | ± 95 % | seeds |")
+    assert lines[6].startswith("| 0.1 | 256 | **0.605** | 0.0071 | 0.06 | 2/2 |")
     assert lines[6].endswith("| `b00000000010`, `b00000000011` |")
-    assert lines[-1].startswith("Best: delivered/val/accuracy_top1 0.605 at `optimizer.lr=0.1 batch_size_global=256`")
+    assert lines[-3].startswith("Best: delivered/val/accuracy_top1 0.605 at `optimizer.lr=0.1 batch_size_global=256`")
+    assert lines[-1].startswith(
+        "Not told apart from it by the 95 % interval of the difference of two means (Welch's t): lr=0.1 "
+    )
 
 
 def test_figures_are_png_and_svg_and_reproducible(tmp_path: Path) -> None:
