@@ -80,7 +80,7 @@ def make_points_table(findings: Findings) -> Table:
         columns.append(_make_metric_column("± std", [point.spread for point in points], digits=2))
         columns.append(_make_metric_column("± 95 %", [point.half_width for point in points], digits=2))
         done = [Cell(f"{len(point.finished)}/{len(point.runs)}", len(point.finished)) for point in points]
-        columns.append(Column(f"{findings.repeat_noun}s", done))
+        columns.append(Column("finished" if findings.average_over else "seeds", done))
     columns.append(_make_time_column("device time", [sum(run.used_h or 0.0 for run in point.runs) for point in points]))
     ids = [[run.id for run in point.runs] for point in points]
     name = "trials" if findings.kind == "sweep" else "run"

@@ -46,7 +46,7 @@ def test_trials_that_differ_only_in_an_averaged_key_are_one_point(tmp_path: Path
     assert "Not told apart from it" in describe_rivals(findings)
     headings = [column.name for column in make_trials_table(findings).columns]
     assert headings[:4] == ["trial", "lr", "seed", "state"]
-    assert "| lr | delivered/val/accuracy\\_top1 | ± std | ± 95 % | trials |" in format_markdown(findings).replace(
+    assert "| lr | delivered/val/accuracy\\_top1 | ± std | ± 95 % | finished |" in format_markdown(findings).replace(
         "accuracy_top1", "accuracy\\_top1"
     )
     assert extend(sweep, ["seed=4"]) == 2  # a fourth fold of both points
