@@ -106,10 +106,7 @@ def restore_code(
         restored, checkouts = RestoredCode(), find_checkouts(trust)
         for number, entry in enumerate(code):
             name = _plain_name(entry["name"])
-            if number == 0:
-                checkout: Checkout | None = checkouts[0]
-            else:
-                checkout = next((one for one in checkouts[1:] if one.root.name == name), None)
+            checkout = checkouts[0] if number == 0 else _find_checkout(entry, checkouts[1:])
             if entry.get("git_sha"):
                 target = scratch / str(number) / name
                 if only_merged:
@@ -129,6 +126,14 @@ def restore_code(
             restored.problems.append("code: the run does not record its code, so the code of this checkout is used")
             restored.roots, restored.on_path = [checkouts[0].root], [IMPORT_ROOT]
         yield restored
+
+
+def _find_checkout(entry: Mapping[str, Any], checkouts: Sequence[Checkout]) -> Checkout | None:
+    """The checkout with the name of the run's, else one with its commit: a clone may be in a folder of any name."""
+    sha = str(entry.get("git_sha"))
+    by_name = (one for one in checkouts if one.root.name == entry["name"])
+    by_commit = (one for one in checkouts if SHA.fullmatch(sha) and has_commit(one.root, sha))
+    return next(by_name, None) or next(by_commit, None)
 
 
 def _plain_name(name: object) -> str:

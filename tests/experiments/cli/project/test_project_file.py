@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,6 @@ from experiments.cli.completion import complete
 from experiments.cli.main import main
 from experiments.cli.project.project_file import find_project
 from experiments.core.errors import InputError
-from tests.support.waiting import PATIENCE_S
 
 SETTINGS = (
     '[tool.lathe]\nconf = "conf"\nsweeps = ["more/sweeps"]\ntrust = ["mine"]\nruns_dir = "all_runs"\n'
@@ -112,14 +109,3 @@ def test_the_nearest_file_with_settings_counts(project: Path, capsys: pytest.Cap
     assert found.file == project / "lathe.toml"
     assert main(["trust", str(project.parent)]) == 2
     assert "has no lathe.toml and no pyproject.toml with [tool.lathe]" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_run_needs_no_flags(project: Path) -> None:
-    assert main(["trust", str(project)]) == 0
-    environment = {name: value for name, value in os.environ.items() if value}
-    command = [sys.executable, "-P", "-m", "experiments.cli", "run", "model=mine", "max_steps=2", "tracking=off"]
-    environment["PYTHONPATH"] = str(Path(__file__).parents[4])
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list((project / "all_runs" / "single").glob("*/checkpoints/step_*"))) == 1
