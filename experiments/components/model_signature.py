@@ -119,8 +119,8 @@ def _is_same(recorded: TensorKinds, actual: TensorKinds) -> bool:
 
 
 def available_answers(num_classes: int | None) -> tuple[str, ...]:
-    """What a model can return; without classes only its outputs."""
-    return ANSWERS if num_classes else ANSWERS[:1]
+    """What a model can return; without at least two classes only its outputs: a regression has one output and no class."""
+    return ANSWERS if num_classes is not None and num_classes > 1 else ANSWERS[:1]
 
 
 def name_tensors(singular: str, kinds: TensorKinds) -> dict[str, TensorKind]:

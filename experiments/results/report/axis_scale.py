@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from experiments.core.format import format_value
 LOG_RATIO = 10.0
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
 MAX_TICKS, MAX_CATEGORIES = 6, 12
+FEW_DECADES = 2.5
 MISSING_POSITION = -0.18
 """Position of a point that does not have the key."""
 MAX_LABEL = 16
@@ -72,18 +73,39 @@ def make_metric_scale(values: Iterable[float], mode: str) -> Scale:
 
 def _make_numeric(kind: Literal["linear", "log"], numbers: list[float]) -> Scale:
     bare = Scale(kind, numbers[0], numbers[-1], {}, ())
-    marks = numbers if len(numbers) <= MAX_TICKS else _find_round_values(kind, numbers[0], numbers[-1])
+    is_listed = len(numbers) <= MAX_TICKS and all(float(f"{number:.4g}") == number for number in numbers)
+    marks = numbers if is_listed else _find_round_values(kind, numbers[0], numbers[-1])
     ticks = tuple((bare._to_fraction(mark), f"{mark:.4g}") for mark in marks)
     return Scale(kind, numbers[0], numbers[-1], {}, ticks)
 
 
 def _find_round_values(kind: str, low: float, high: float) -> list[float]:
+    """Values for ticks; on a logarithmic axis powers of 10, or 1, 2 and 5 times them if there are few."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    locator = MaxNLocator(5) if kind == "linear" or high / low < 100 else LogLocator(numticks=6)
-    marks = [float(mark) for mark in locator.tick_values(low, high)]
-    slack = (high - low) * 1e-9
-    return [mark for mark in marks if low - slack <= mark <= high + slack] or [low, high]
+    if kind == "linear":
+        marks = MaxNLocator(5).tick_values(low, high)
+    elif math.log10(high / low) < FEW_DECADES:
+        marks = LogLocator(subs=(1.0, 2.0, 5.0), numticks=12).tick_values(low, high)
+    else:
+        marks = LogLocator(numticks=6).tick_values(low, high)
+    slack = (high - low if kind == "linear" else low) * 1e-9
+    return [float(mark) for mark in marks if low - slack <= mark <= high + slack] or [low, high]
+
+
+def thin_ticks(ticks: Sequence[tuple[float, str]], gap: float, char_width: float = 0.0) -> list[tuple[float, str]]:
+    """Leave out ticks whose labels would overlap; the first one stays.
+
+    Args:
+        ticks: position and label, by position.
+        gap: smallest distance between two labels.
+        char_width: width of a character, where labels are side by side and not one below the other.
+    """
+    kept: list[tuple[float, str]] = []
+    for position, text in sorted(ticks):
+        if not kept or abs(position - kept[-1][0]) >= gap + char_width * (len(text) + len(kept[-1][1])) / 2:
+            kept.append((position, text))
+    return kept
 
 
 def _make_categorical(values: list[Any]) -> Scale:

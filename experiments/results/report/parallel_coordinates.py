@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from experiments.core import figures
 from experiments.core.format import format_number, format_point
-from experiments.results.report.axis_scale import MISSING_POSITION, Scale, make_metric_scale, make_scale, shorten
+from experiments.results.report.axis_scale import (
+    MISSING_POSITION,
+    Scale,
+    make_metric_scale,
+    make_scale,
+    shorten,
+    thin_ticks,
+)
 from experiments.results.report.findings import Findings, ReportRun
 
 if TYPE_CHECKING:
@@ -16,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_AXES = 9
 MAX_LINES, FEW_LINES = 300, 60
+LINE_HEIGHT = 0.06
+"""Smallest distance between two labels of an axis."""
 SPREAD = 0.05
 """Distance between lines through the same value, so that each line stays visible."""
 
@@ -90,7 +99,10 @@ def _draw_axes(axis: Axes, keys: Sequence[str], scales: Sequence[Scale], finding
     paper = {"boxstyle": "round,pad=0.18", "facecolor": figures.PAPER, "edgecolor": "none", "alpha": 0.86}
     for at, (scale, is_missing) in enumerate(zip(scales, [*missing, False], strict=True)):
         axis.plot([at, at], [(low if is_missing else 0.0) - 0.04, 1.04], color=figures.MUTED, linewidth=1.0, zorder=7)
-        marks = [*scale.ticks, *([(MISSING_POSITION, "not set")] if is_missing else [])]
+        marks = [
+            *(scale.ticks if scale.kind == "categorical" else thin_ticks(scale.ticks, LINE_HEIGHT)),
+            *([(MISSING_POSITION, "not set")] if is_missing else []),
+        ]
         for height, text in marks:
             axis.plot([at - 0.012, at + 0.012], [height, height], color=figures.MUTED, linewidth=1.0, zorder=7)
             axis.text(

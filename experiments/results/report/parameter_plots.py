@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.core import figures
 from experiments.core.format import format_number, format_point
-from experiments.results.report.axis_scale import MISSING_POSITION, Scale, make_scale, shorten
+from experiments.results.report.axis_scale import MISSING_POSITION, Scale, make_scale, shorten, thin_ticks
 from experiments.results.report.findings import Findings, ReportRun
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ COLUMNS = 3
 MAX_PANELS = 12
 MAX_TIPS = 1500
 """Most marks with a tooltip in a figure; each tooltip adds about 400 bytes to the page."""
+CHAR_WIDTH, LINE_HEIGHT = 0.036, 0.07
+"""Of a label, as a part of an axis in the narrowest panel."""
 MAX_AXIS_CHARS = 46
 """Characters that fit below an axis; longer labels are rotated."""
 
@@ -108,6 +110,8 @@ def _set_ticks(axis: Axes, scale: Scale, *, is_missing: bool) -> None:
     marks = [*([(MISSING_POSITION, "not set")] if is_missing else []), *scale.ticks]
     longest = max(len(text) for _, text in marks)
     is_long = longest * len(marks) > MAX_AXIS_CHARS or (is_missing and longest > len("not set") + 1)
+    if scale.kind != "categorical":
+        marks = thin_ticks(marks, LINE_HEIGHT) if is_long else thin_ticks(marks, 0.02, CHAR_WIDTH)
     axis.set_xticks(
         [at for at, _ in marks], [text for _, text in marks],
         rotation=28 if is_long else 0, ha="right" if is_long else "center", rotation_mode="anchor",

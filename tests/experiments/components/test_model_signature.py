@@ -54,5 +54,5 @@ def test_each_of_several_tensors_has_a_name() -> None:
 
 
 def test_only_a_classifier_has_labels() -> None:
-    assert available_answers(None) == ("outputs",)
+    assert available_answers(None) == available_answers(1) == ("outputs",)
     assert available_answers(3) == ("outputs", "probabilities", "labels")
