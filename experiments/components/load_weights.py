@@ -16,6 +16,7 @@ from experiments.components.weight_names import Shapes, count_matches, list_pref
 from experiments.core.errors import MAX_LISTED, InputError, did_you_mean
 from experiments.trial.initial_weights import get_initial_weights
 from experiments.trial.weight_files import list_shards
+from modules.model.base import NamesSavedWeights
 
 MAX_IN_LINE = 6
 """Names that one line lists; they are long."""
@@ -98,7 +99,7 @@ def _load(model: nn.Module, file: Path, init_from: Mapping[str, Any], *, is_dry_
             files = [stack.enter_context(safe_open(shard, "pt")) for shard in list_shards(file)]
             where = {name: saved for saved in files for name in saved.keys()}  # noqa: SIM118
             raw = {name: list(saved.get_slice(name).get_shape()) for name, saved in where.items()}
-            mapped, problems = map_names(raw, init_from)
+            mapped, problems = map_names(raw, init_from, _name_of_library(model, raw))
             shapes = {name: raw[old_name] for name, old_name in mapped.items()}
             own = _own(model)
             loading = _match(shapes, own, mapped, skip)
@@ -116,6 +117,14 @@ def _load(model: nn.Module, file: Path, init_from: Mapping[str, Any], *, is_dry_
     if not init_from.get("strict", True):
         loading.warning = _describe_gaps(loading, skip)
     return loading
+
+
+def _name_of_library(model: nn.Module, names: Collection[str]) -> dict[str, str] | None:
+    """The model's names of weights that another library saved; None: the names are its own."""
+    own = model.state_dict()
+    known = model.name_saved_weights(names) if isinstance(model, NamesSavedWeights) else {}
+    is_better = sum(name in own for name in known.values()) > sum(name in own for name in names)
+    return known if is_better else None
 
 
 def _describe_gaps(loading: Loading, skip: Collection[str]) -> str:

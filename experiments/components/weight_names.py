@@ -15,12 +15,15 @@ MAX_TRIED = 8
 Shapes = Mapping[str, list[int]]
 
 
-def map_names(names: Iterable[str], init_from: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+def map_names(
+    names: Iterable[str], init_from: Mapping[str, Any], known: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], list[str]]:
     """Apply `rename` and `prefix` to the names in a file.
 
     Args:
         names: in the file.
         init_from: of the configuration.
+        known: the name in the model by the name in the file, if the configuration says nothing.
 
     Returns:
         The name in the file by the name in the model, and all problems.
@@ -34,7 +37,7 @@ def map_names(names: Iterable[str], init_from: Mapping[str, Any]) -> tuple[dict[
     ]
     mapped = dict[str, str]()
     for name in names:
-        new_name = _replace(name, rules)
+        new_name = _replace(name, rules) if rename or prefix or known is None else known.get(name, name)
         new_name = f"{prefix}.{new_name}" if prefix else new_name
         if new_name in mapped:
             problems.append(

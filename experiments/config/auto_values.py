@@ -1,5 +1,5 @@
-"""Values that are `auto`: a function of the data set finds them in its files; the evaluator names its best metric. Imports no
-torch by itself."""
+"""Values that are `auto`: a function of the data set or model finds them in its files; the evaluator names its best metric.
+Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from experiments.core.errors import InputError
 
 AUTO: Final = "auto"
 MARK: Final = "auto_values"
-"""Class attribute of a data set: the full name of the function, such as ``package.module.find``.
+"""Class attribute of a data set or model: the full name of the function, such as ``package.module.find``.
 
 The function takes the arguments of the data set, by name, and returns the values of those that are `auto`. It may also
 replace ``root``, the folder of the files. It raises `ValueError` if it cannot find a value. Best it imports no torch: every
@@ -31,19 +31,22 @@ def find_auto_keys(data: Mapping[str, Any], trust: Collection[str]) -> tuple[str
     return keys if keys and isinstance(target, str) and _name_function(target, trust) else ()
 
 
-def find_auto_values(data: Mapping[str, Any], keys: Collection[str], trust: Collection[str]) -> dict[str, Any]:
+def find_auto_values(
+    data: Mapping[str, Any], keys: Collection[str], trust: Collection[str], group: str = "data"
+) -> dict[str, Any]:
     """Find the values of arguments that are `auto`.
 
     Args:
         data: arguments of the data set and its class, resolved.
         keys: those to find.
         trust: packages whose code may run.
+        group: "data", or "model" for the arguments of a model.
 
     Raises:
         InputError: a value cannot be found.
     """
     function = _name_function(str(data["_target_"]), trust)
-    shown = ", ".join(f"data.{key}=auto" for key in keys)
+    shown = ", ".join(f"{group}.{key}=auto" for key in keys)
     if function is None:
         raise InputError([f"{shown}: {data['_target_']} finds no values; write them"])
     arguments = {key: value for key, value in data.items() if key != "_target_"} | dict.fromkeys(keys, AUTO)
@@ -53,7 +56,7 @@ def find_auto_values(data: Mapping[str, Any], keys: Collection[str], trust: Coll
         raise InputError([str(err)]) from err
     except Exception as err:  # the code of a user may raise any error
         raise InputError([f"{shown}: {function} failed with {type(err).__name__}: {err}; correct it"]) from err
-    missing = [f"data.{key}=auto" for key in keys if found.get(key, AUTO) == AUTO]
+    missing = [f"{group}.{key}=auto" for key in keys if found.get(key, AUTO) == AUTO]
     if missing:
         raise InputError([f"{', '.join(missing)}: {function} does not find this value in the files; write it"])
     return {key: value for key, value in found.items() if key in keys or (key == "root" and key in data)}

@@ -142,8 +142,8 @@ def _finish(
     for override in values:
         _apply(override, tree, draft)
     _fill_best_metric(tree)
-    auto_keys, is_lacking = _fill_auto_keys(tree, draft, trust)
-    interpolation = Interpolation(tree, draft.origins, choices, unknown=auto_keys if is_lacking else ())
+    auto_keys, lacking = _fill_auto_keys(tree, draft, trust)
+    interpolation = Interpolation(tree, draft.origins, choices, unknown=lacking)
     config = interpolation.plain() | dict.fromkeys(draft.undecided, UNKNOWN)
     validation = Validation(draft.origins, trusted(trust), draft.groups)
     for override in values:  # even an override that a later one replaces is recorded
@@ -169,25 +169,28 @@ def _fill_best_metric(tree: DictConfig) -> None:
             checkpoint.best_metric, checkpoint.best_mode = metric, mode
 
 
-def _fill_auto_keys(tree: DictConfig, draft: ConfigDraft, trust: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-    """Replace each `auto` of the data set by the value in its files; returns the keys, and whether a value was not found."""
-    if "data" in draft.undecided or not isinstance(tree.get("data"), DictConfig):
-        return (), False
-    raw: Any = OmegaConf.to_container(tree.data, resolve=False)
-    keys = find_auto_keys(raw, trusted(trust))
-    if not keys:
-        return (), False
-    try:
-        own: Any = OmegaConf.to_container(tree.data, resolve=True, throw_on_missing=True)
-        values = find_auto_values(own, keys, trusted(trust))
-    except OmegaConfBaseException:  # a reference or a value that is missing is reported later
-        return keys, True
-    except InputError as err:
-        draft.problems += err.problems
-        return keys, True
-    for key, value in values.items():
-        OmegaConf.update(tree, f"data.{key}", value, merge=False)
-    return keys, False
+def _fill_auto_keys(tree: DictConfig, draft: ConfigDraft, trust: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Replace each `auto` of the data set and the model by the value in its files; returns their keys, and those not found."""
+    every_key, lacking = list[str](), list[str]()
+    for group in ("data", "model"):
+        if group in draft.undecided or not isinstance(tree.get(group), DictConfig):
+            continue
+        raw: Any = OmegaConf.to_container(tree[group], resolve=False)
+        keys = find_auto_keys(raw, trusted(trust))
+        every_key += (dotted := [f"{group}.{key}" for key in keys])
+        try:
+            own: Any = OmegaConf.to_container(tree[group], resolve=True, throw_on_missing=True) if keys else {}
+            values = find_auto_values(own, keys, trusted(trust), group) if keys else {}
+        except OmegaConfBaseException:  # a reference or a value that is missing is reported later
+            lacking += dotted
+            continue
+        except InputError as err:
+            draft.problems += err.problems
+            lacking += dotted
+            continue
+        for key, value in values.items():
+            OmegaConf.update(tree, f"{group}.{key}", value, merge=False)
+    return tuple(every_key), lacking
 
 
 def _sort_overrides(overrides: Sequence[str], draft: ConfigDraft) -> tuple[list[str], list[Override]]:

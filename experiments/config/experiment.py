@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import options
-from experiments.config.source_map import SourceMap
+from experiments.config.source_map import SourceMap, parents
 from experiments.core.format import format_value
 
 
@@ -43,7 +43,7 @@ class Experiment:
     links: dict[str, str] = field(default_factory=dict)
     """The references that were resolved, by key, such as ``${data.num_classes}``."""
     auto_keys: tuple[str, ...] = ()
-    """Keys of the data whose values were found in its files, because they were `auto`."""
+    """Keys of the data and the model, such as ``data.num_train``, whose values were found in files: they were `auto`."""
     origins: SourceMap = field(default_factory=SourceMap, repr=False, compare=False)
     """Where its values are written."""
     source: str | None = None
@@ -58,8 +58,8 @@ class Experiment:
                 place = f"{'Lathe: ' if location.path.is_relative_to(options.CONF_DIR) else ''}{location}"
             if text is not None and "${" in text and text != value:
                 place += f", {text}"
-            if key in {f"data.{each}" for each in self.auto_keys}:
-                place += ", found in the files of the data"
+            if key in self.auto_keys or {*parents(key)} & {*self.auto_keys}:
+                place += f", found in the files of the {key.partition('.')[0]}"
             yield f"{key}={format_value(value)}  ({place})"
 
 

@@ -37,7 +37,7 @@ class Interpolation:
     choices: Mapping[str, str | None]
     problems: list[str] = field(default_factory=list)
     unknown: Collection[str] = ()
-    """Keys of the data whose values could not be found; they and the references to them become ``UNKNOWN``."""
+    """Keys of the data and the model whose values could not be found; they and the references to them become ``UNKNOWN``."""
     _unset: set[str] = field(default_factory=set)
 
     def plain(self) -> dict[str, Any]:
@@ -90,11 +90,11 @@ class Interpolation:
             return UNKNOWN
 
     def _is_unknown(self, node: Any, name: str) -> bool:
-        """Whether a node is one of the unknown keys of the data, or refers to one."""
+        """Whether a node is one of the unknown keys, or refers to one."""
         if not self.unknown or node is None:
             return False
         keys = [name, *(REFERRED.findall(str(node._value())) if node._is_interpolation() else ())]
-        return any(key.startswith("data.") and key[len("data.") :] in self.unknown for key in keys)
+        return any(key in self.unknown for key in keys)
 
     def _reason(self, err: OmegaConfBaseException, name: str) -> str:
         text = str(err).splitlines()[0]

@@ -59,7 +59,7 @@ class Template:
     overrides: list[str]
     """The overrides it was composed from."""
     auto_keys: list[str] = field(default_factory=list)
-    """Keys of the data whose values come from its files; see `experiments.config.auto_values`."""
+    """Keys of the data and the model whose values come from files; see `experiments.config.auto_values`."""
 
     @classmethod
     def from_experiment(
@@ -96,14 +96,16 @@ class Template:
             _set(config, key, value)
             links = {link: text for link, text in links.items() if link != key and not link.startswith(f"{key}.")}
         _follow_all(config, links)
-        if self.auto_keys and any(key.startswith("data.") for key in values):
-            data = resolve(config["data"])
-            keys = [key for key in self.auto_keys if f"data.{key}" not in values]
-            try:
-                config["data"] |= find_auto_values(data, keys, trusted(trust))
-            except InputError as err:
-                raise PlanError(err.problems, "the point") from err
-            _follow_all(config, links)
+        auto_keys = [key if "." in key else f"data.{key}" for key in self.auto_keys]  # older sweeps have only data's
+        for group, changed in (("data", "data."), ("model", ("model.folder", "init_from.weights"))):
+            keys = [key for key in auto_keys if key.startswith(f"{group}.") and key not in values]
+            if keys and any(key.startswith(changed) for key in values):
+                try:
+                    names = [key.removeprefix(f"{group}.") for key in keys]
+                    config[group] |= find_auto_values(resolve(config[group]), names, trusted(trust), group)
+                except InputError as err:
+                    raise PlanError(err.problems, "the point") from err
+                _follow_all(config, links)
         config["seed"] += seed
         return config
 

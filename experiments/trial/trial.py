@@ -141,6 +141,8 @@ def trial_id(config: dict[str, Any]) -> str:
         hashed[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
     if hashed["data"].get("fold") is None:  # so cross-validation changes nothing, and earlier versions had no such keys
         hashed["data"] = {key: value for key, value in hashed["data"].items() if key not in ("fold", "num_folds")}
+    if "config" in config["model"]:  # what counts of the folder is its config.json
+        hashed["model"] = {key: value for key, value in config["model"].items() if key != "folder"}
     if get_initial_weights(config) is None:
         hashed.pop("init_from", None)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -43,6 +44,15 @@ class Shardable(Protocol):
 
     def shards(self) -> dict[str, Shard]:
         """Return the layers to split, by their names in `named_modules`; every rank holds all other layers completely."""
+        ...
+
+
+@runtime_checkable
+class NamesSavedWeights(Protocol):
+    """A model around one of another library, which saves its weights under other names; `init_from` uses them."""
+
+    def name_saved_weights(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the name in this model by the name in the library's files."""
         ...
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
+
+from modules.model.pretrained.weight_names import name_saved_weights
 
 
 class LogitsOf(nn.Module):
@@ -35,3 +39,6 @@ class LogitsOf(nn.Module):
                 f"{type(outputs).__name__}; if it returns a tensor, use it without LogitsOf"
             )
         return logits
+
+    def name_saved_weights(self, names: Iterable[str]) -> dict[str, str]:
+        return name_saved_weights(self.model, names)

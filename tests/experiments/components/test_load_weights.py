@@ -101,21 +101,29 @@ def test_tied_weights_are_loaded_once(tmp_path: Path) -> None:
     assert torch.equal(model[1].get_parameter("weight"), source[0].get_parameter("weight"))
 
 
-def test_weights_saved_without_a_wrapper_load_into_it_with_a_prefix(tmp_path: Path) -> None:
-    source, model = Net(), LogitsOf(Net())
+def test_names_that_differ_by_a_prefix_are_reported_with_it(tmp_path: Path) -> None:
+    source, model = Net(), nn.ModuleDict({"net": Net()})
     path = saved(tmp_path, source)
     first, *lists = load_initial_weights(model, config(), path).problems
     assert first == (
         "init_from.weights: 0 of the 9 weights in the file match the model's 9 in name and shape; "
-        "set init_from.prefix=model, then 9 match"
+        "set init_from.prefix=net, then 9 match"
     )
     assert [line.partition(": ")[2].partition(", ")[0] for line in lists] == [
-        "missing in the file: model.trunk.0.weight", "unexpected in the file: head.bias",
+        "missing in the file: net.trunk.0.weight", "unexpected in the file: head.bias",
     ]  # fmt: skip
     assert load_initial_weights(model, config(strict=False), path).problems == [first, *lists], "never without a word"
-    loading = load_initial_weights(model, config(prefix="model"), path)
+    loading = load_initial_weights(model, config(prefix="net"), path)
     assert (len(loading.loaded), loading.random, loading.unused, loading.warning) == (9, [], [], "")
-    assert loading.loaded["model.head.bias"] == "head.bias"
+    assert loading.loaded["net.head.bias"] == "head.bias"
+    assert torch.equal(model["net"].get_parameter("head.weight"), source.head.weight)
+
+
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_weights_load_into_a_wrapper_however_they_were_saved(is_wrapped: bool, tmp_path: Path) -> None:
+    source, model = Net(), LogitsOf(Net())
+    path = saved(tmp_path, LogitsOf(source) if is_wrapped else source)
+    assert load_initial_weights(model, config(), path).problems == []
     assert torch.equal(model.model.get_parameter("head.weight"), source.head.weight)
 
 
