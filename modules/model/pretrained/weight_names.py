@@ -25,6 +25,6 @@ def name_saved_weights(model: nn.Module, names: Iterable[str]) -> dict[str, str]
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-    rules = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]  # type: ignore[arg-type]
+    rules = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
     own, base = model.state_dict(), str(model.base_model_prefix)
     return {name: f"{PREFIX}.{rename_source_key(name, rules, [], base, own)[0]}" for name in names}
