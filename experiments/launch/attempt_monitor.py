@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -59,6 +60,8 @@ class AttemptMonitor:
         self._highest = journal.highest_steps(journal.journals(trial.folder, attempt))
         self.last_state: journal.StateEvent | None = None
         self.sync: subprocess.Popen[str] | None = None
+        self.progress_at = time.monotonic()
+        """Time of the last event, besides the load of the machine."""
         self.has_steps = False
         self.num_signals = 0
 
@@ -73,6 +76,8 @@ class AttemptMonitor:
         if lines := list(self.logs.new_lines(has_ended=has_ended)):
             self.say("\n".join(lines))
         for event in events:
+            if event["event"] != "metrics" or not all(name.startswith("system/") for name in event["metrics"]):
+                self.progress_at = time.monotonic()
             if event["event"] == "metrics":
                 self._on_metrics(event)
             elif event["event"] == "state":

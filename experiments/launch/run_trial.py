@@ -19,6 +19,7 @@ from experiments.core.atomic import write_text
 from experiments.core.console import Display
 from experiments.core.errors import InputError
 from experiments.launch.attempt_monitor import AttemptMonitor, RunResult, finish_sync
+from experiments.launch.notify import EVENTS, Notifier
 from experiments.launch.own_launcher import LOCAL_LAUNCHER, check_launcher, complete_handle
 from experiments.launch.run_here import check_here, select_error, train_here
 from experiments.launch.stop import kill_limit_s
@@ -83,6 +84,7 @@ def run(
         monitor = AttemptMonitor(
             trial, _create_attempt(trial, changes), display or Display(sys.stderr), plan.topology.world, packages
         )
+        notifier = Notifier(trial, monitor.attempt, config.get("notify") or {}, monitor.say)
         hardware = config["hardware"]
         spec = AttemptSpec(trial.folder, monitor.attempt, packages, hardware["nodes"], hardware["devices_per_node"])
         try:
@@ -100,6 +102,7 @@ def run(
                 if not signals.count and is_cancel_requested(monitor.folder):
                     signals.stop()
                 monitor.update(signals.count)
+                notifier.check_stall(monitor.progress_at)
                 if watch.is_gone() or signals.is_overdue:
                     handle.signal(signal.SIGKILL)
                 time.sleep(POLL_S)
@@ -108,6 +111,9 @@ def run(
             result = monitor.result(
                 handle.poll(), handle.failed_rank, was_killed_by_us=signals.count > 1, is_too_slow=is_too_slow
             )
+        if trial.evaluates is None and result.exit_code != WRONG_INPUT and not signals.count:
+            notifier.send(EVENTS.get(result.status, ""), result.status, result.reason, result.metrics)
+            notifier.record()
     if monitor.sync is not None or result.exit_code != WRONG_INPUT:
         finish_sync(monitor, result, SYNC_AFTER_STOP_S if signals.count else SYNC_TIMEOUT_S)
     return result

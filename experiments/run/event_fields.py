@@ -30,6 +30,7 @@ JOURNAL: Kinds = {
     "metrics": {"step": is_int, "metrics": is_number_map},
     "params": {"params": is_map},
     "artifact": {"path": is_text},
+    "notification": {"on": is_text, "channel": is_text, "error": optional(is_text)},
     "data": {"name": is_text, "digest": is_text, "num_examples": is_count, "split": is_text},
 }  # fmt: skip
 LEDGER: Kinds = {

@@ -125,6 +125,10 @@ class Journal:
         """Log a file or folder of the run, by its path relative to the run folder."""
         self._append({"event": "artifact", "time": time.time(), "path": path})
 
+    def notification(self, on: str, channel: str, error: str | None) -> None:
+        """Log that a message was sent by a channel, or why it was not."""
+        self._append({"event": "notification", "time": time.time(), "on": on, "channel": channel, "error": error})
+
     def data(self, *, name: str, digest: str, num_examples: int, split: str) -> None:
         """Log the data that the attempt reads."""
         event = {"event": "data", "time": time.time(), "name": name, "digest": digest}

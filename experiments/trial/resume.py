@@ -11,11 +11,11 @@ from experiments.trial.trial import Trial
 
 CHANGEABLE = (
     "parallel", "hardware", "launcher", "batch_size_per_device", "batch_size_eval", "num_data_workers", "stop_timeout_s",
-    "system_every_s", "profile", "data_root", "checkpoint.keep_last",
+    "system_every_s", "profile", "notify", "data_root", "checkpoint.keep_last",
 )  # fmt: skip
 """Not among them, although no update depends on them: when to log, evaluate and save, because curves and the delivered step do;
 tracking, name and tags, which are those of the run and not of an attempt."""
-NEUTRAL = ("num_data_workers", "stop_timeout_s", "system_every_s", "profile")
+NEUTRAL = ("num_data_workers", "stop_timeout_s", "system_every_s", "profile", "notify")
 """Those that do not count for the id of a trial, and are values of their own."""
 
 

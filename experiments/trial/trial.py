@@ -118,7 +118,7 @@ class Trial:
 
 EXCLUDED = (
     "name", "description", "tags", "runs_dir", "data_root", "data.root", "launcher", "tracking", "resume", "num_data_workers",
-    "profile", "system_every_s", "stop_timeout_s",
+    "profile", "system_every_s", "stop_timeout_s", "notify",
     "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops", "hardware.mfu",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
     "hardware.slurm",

@@ -13,7 +13,7 @@ from modules.parallel.topology import Meaning
 POSITIVE = (
     "batch_size_global", "batch_size_per_device", "batch_size_eval", "max_epochs", "eval_every_steps",
     "log_every_steps", "system_every_s", "grad_clip_norm", "checkpoint.every_steps", "checkpoint.keep_last", "hardware.nodes",
-    "stop_timeout_s", "overfit_batches",
+    "stop_timeout_s", "overfit_batches", "notify.stall_min",
     "hardware.devices_per_node", "hardware.cpu_threads", "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
     "data.num_train",
@@ -25,7 +25,7 @@ ENGINE_POSITIVE: tuple[Meaning, ...] = (
 """Settings of an engine, by meaning."""
 ENGINE_NOT_NEGATIVE: tuple[Meaning, ...] = ("num_backup_workers", "max_staleness", "warm_start_steps")
 MAY_BE_FRACTIONS = (
-    "system_every_s", "grad_clip_norm", "stop_timeout_s", "hardware.memory_gb", "hardware.peak_tflops",
+    "system_every_s", "grad_clip_norm", "stop_timeout_s", "notify.stall_min", "hardware.memory_gb", "hardware.peak_tflops",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
 )  # fmt: skip
 

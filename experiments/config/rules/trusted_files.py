@@ -15,6 +15,8 @@ from experiments.core.files.packages import PROJECT_ROOT
 MACHINE_KEYS = {
     "hardware.slurm": "goes into the batch script, which a shell on the nodes runs",
     "launcher": "chooses the programs that are started, or the environment variables that they get",
+    "notify.command": "is a command that a shell on this machine runs",
+    "notify.webhook": "decides where results are sent",
     "tracking.store": "decides where results and the login of your MLflow server are sent",
     "tracking.trackers": "decides where results are sent",
 }

@@ -64,6 +64,7 @@ def new_run(original: Original, code: RestoredCode, runs_dir: Path, steps: int |
     """
     record = original.record
     config = {**record.config, "resume": False}
+    config.pop("notify", None)  # the commands of another user
     if config["launcher"]["_target_"] != LOCAL_LAUNCHER:  # a reproduction runs on this machine
         config["launcher"] = {"_target_": LOCAL_LAUNCHER}
     overrides = list(original.overrides)

@@ -17,7 +17,7 @@ from experiments.config.source_map import SourceMap
 PATHS = ("runs_dir", "data_root", "data.root")
 MACHINE = ("launcher._target_", *(MACHINE_KEYS.keys() - {"launcher"}), "init_from.weights", "resume", *PATHS)
 """Keys that only the receiver may set."""
-LOCAL = ("launcher", "tracking", "hardware.slurm", *PATHS)
+LOCAL = ("launcher", "tracking", "notify", "hardware.slurm", *PATHS)
 """What `reset` replaces."""
 FREE_TEXT = ("name", "description", "tags", "launcher", "tracking")
 """Keys whose texts are not paths, or which `reset` replaces."""
@@ -39,6 +39,8 @@ def reset(config: Mapping[str, Any]) -> dict[str, Any]:
     paths = {"runs_dir": root["runs_dir"], "data_root": root["data_root"]}
     groups = {"launcher": _built_in("launcher/local"), "tracking": _built_in("tracking/sqlite")}
     local = {**config, **paths, **groups, "resume": False}
+    if "notify" in config:
+        local["notify"] = root["notify"]
     if isinstance(config.get("hardware"), dict):
         local["hardware"] = {**config["hardware"], "slurm": None}
     if isinstance(config.get("data"), dict) and "root" in config["data"]:
