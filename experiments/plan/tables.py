@@ -50,6 +50,11 @@ def machine_table(config: Mapping[str, Any]) -> Table | None:
 
 
 def _shell_rows(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    notify = config.get("notify") or {}
+    if notify.get("command"):
+        yield "shell", notify["command"], "notify.command"
+    if notify.get("webhook"):
+        yield "results go to", notify["webhook"], "notify.webhook"
     settings, launcher = config["hardware"]["slurm"], config["launcher"]
     if launcher["_target_"] != SLURM or not settings:
         return

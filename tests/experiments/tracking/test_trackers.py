@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import io
 import json
@@ -43,6 +44,7 @@ TRUST = ("tests",)
 NODES = {
     **DEFAULT,
     "csv": {"_target_": "tests.support.own_tracker.CsvTracker"},
+    "table": {"_target_": "experiments.tracking.trackers.csv_table.CsvTable"},
     "failing": {"_target_": "tests.support.own_tracker.FailingTracker"},
     "tensorboard": {"_target_": "experiments.tracking.trackers.tensorboard.TensorBoard"},
     "wandb": {"_target_": "experiments.tracking.trackers.wandb.Wandb", "project": "probe"},
@@ -59,8 +61,9 @@ def track(*names: str) -> dict[str, Any]:
     return {"store": None, "experiment": "lathe", "sync": "live", "log_model": False, "trackers": trackers}
 
 
-def read_csv(folder: Path) -> list[tuple[str, int, float]]:
-    return sorted(read_rows(folder / "metrics.csv"))
+def read_table(folder: Path) -> list[tuple[str, int, float]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return sorted((row["metric"], int(row["step"]), float(row["value"])) for row in csv.DictReader(file))
 
 
 def read_events(folder: Path) -> Iterator[Any]:
@@ -81,7 +84,7 @@ def read_tensorboard(folder: Path) -> list[tuple[str, int, float]]:
 
 
 FILE_TRACKERS = pytest.mark.parametrize(
-    ("name", "read"), [("csv", read_csv), pytest.param("tensorboard", read_tensorboard, marks=has_tensorboard)]
+    ("name", "read"), [("table", read_table), pytest.param("tensorboard", read_tensorboard, marks=has_tensorboard)]
 )
 
 
@@ -106,9 +109,9 @@ def test_each_point_is_there_once_after_a_kill_a_resume_and_a_lost_progress_file
         with pytest.raises(KeyboardInterrupt):
             sync_run(trial, TRUST)
     assert 0 < len(read(trial.folder)) < 60
-    if name == "tensorboard":  # a record that the killed process did not finish
-        (path,) = (trial.folder / "tensorboard").iterdir()
-        path.write_bytes(path.read_bytes()[:-7])
+    folder = trial.folder / "tensorboard"  # the killed process did not finish a record
+    path = next(folder.iterdir()) if name == "tensorboard" else trial.folder / "metrics.csv"
+    path.write_bytes(path.read_bytes()[:-7])
     sync_run(trial, TRUST)
     with start_attempt(trial, 2, step=20) as journal:  # a resume repeats steps
         log_steps(journal, range(20, 35), offset=0.25)
@@ -216,7 +219,7 @@ def test_a_tracker_that_fails_stops_no_other(runs_dir: Path) -> None:
     lines, left = list[str](), threading.Event()
     left.set()
     assert follow_run.follow(trial, 1, left, trust=TRUST, grace_s=0.0, say=lines.append) == 1
-    assert read_metrics(runs_dir) == read_csv(trial.folder) == make_expected_metrics(range(3))
+    assert read_metrics(runs_dir) == sorted(read_rows(trial.folder / "metrics.csv")) == make_expected_metrics(range(3))
     assert read_status(runs_dir) == "FINISHED"
     report = yaml.safe_load(lines[-1])
     assert report["run_id"]
@@ -295,6 +298,7 @@ def test_a_tracker_that_refuses_its_values_is_reported_before_the_training() -> 
     ("name", "link"),
     [
         pytest.param("tensorboard", "tensorboard", marks=has_tensorboard), ("wandb", "wandb"), ("wandb", ".wandb"),
+        ("table", "metrics.csv"),
         ("../../outside", None),
     ],
 )  # fmt: skip
