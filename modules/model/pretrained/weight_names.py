@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 
 from torch import nn
 
@@ -22,9 +23,8 @@ def name_saved_weights(model: nn.Module, names: Iterable[str]) -> dict[str, str]
     """
     if not any(base.__name__ == "PreTrainedModel" for base in type(model).__mro__):
         return {name: f"{PREFIX}.{name}" for name in names}
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
-
-    rules = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
+    # By name, so that an exported model of another library does not require this one.
+    mapping, loading = (import_module(f"transformers.{name}") for name in ("conversion_mapping", "core_model_loading"))
+    rules = [rule for rule in mapping.get_model_conversion_mapping(model) if isinstance(rule, loading.WeightRenaming)]
     own, base = model.state_dict(), str(model.base_model_prefix)
-    return {name: f"{PREFIX}.{rename_source_key(name, rules, [], base, own)[0]}" for name in names}
+    return {name: f"{PREFIX}.{loading.rename_source_key(name, rules, [], base, own)[0]}" for name in names}

@@ -33,7 +33,12 @@ STEPS: dict[str, ResourceEstimate | None] = {}
 """What a step of a configuration needs on paper: an option with the experiment that chooses it is that experiment."""
 OWN: dict[str, list[str]] = {}
 """The overrides for data sets of a user."""
-OPTIONS = [(group, option) for group, known in GROUPS.items() if "/" not in group for option in known]
+OF_EXTRAS = [("model", "huggingface"), ("model", "huggingface_lm")]
+"""They need a folder of a library that is an extra; tests/modules/model/pretrained makes one."""
+OPTIONS = [
+    (group, option) for group, known in GROUPS.items() if "/" not in group for option in known
+    if (group, option) not in OF_EXTRAS
+]  # fmt: skip
 
 
 def read_field(group: str, option: str, field: str) -> str:
