@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from experiments.config import options
 from experiments.config.allowlist import trusted
 from experiments.config.rules.topology import is_auto
 from experiments.core.errors import InputError
+from experiments.core.format import to_json
 from experiments.sweep.create import prepare
 from experiments.sweep.spec import read
 from experiments.sweep.sweep_files import BUILT_IN, list_sweep_files
@@ -52,7 +52,7 @@ def check_all(args: argparse.Namespace) -> int:
                 print(f"  - {problem}")
     counts = Counter(result["state"] for result in results)
     if args.json:
-        print(json.dumps({"counts": {state: counts[state] for state in STATES}, "checks": results}, indent=1))
+        print(to_json({"counts": {state: counts[state] for state in STATES}, "checks": results}))
     else:
         print(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     return 1 if counts["failed"] else 0

@@ -32,13 +32,13 @@ COMMANDS = (
             ),
             CFG, FROM, CONFIG_DIR, TRUST,
             argument("-m", "--multirun", action="store_true", help="run a sweep over every key with several values"),
-            DETACH, HERE,
+            DETACH, HERE, JSON,
         ),
         OVERRIDES_HELP,
     ),
     Command(
         "plan", "show what a run needs, or why it cannot run", "experiments.cli.plan:plan",
-        (OVERRIDES, CFG, FROM, CONFIG_DIR, TRUST),
+        (OVERRIDES, CFG, FROM, JSON, CONFIG_DIR, TRUST),
         OVERRIDES_HELP,
     ),
     Command(
@@ -57,7 +57,7 @@ COMMANDS = (
                 "overrides", nargs="*", metavar="OVERRIDE", completes="sweep_key",
                 help="for a run: where it continues, such as parallel=zero3; for a sweep: how to extend it",
             ),
-            DETACH, HERE, TRUST_CODE, TRUST, RUNS_DIR,
+            DETACH, HERE, JSON, TRUST_CODE, TRUST, RUNS_DIR,
         ),
     ),
     Command(
@@ -289,7 +289,7 @@ COMMANDS = (
                 "group", nargs="?", metavar="GROUP[=OPTION]|KEY", completes="option",
                 help="a key such as optimizer.lr is explained; default: a list of the groups",
             ),
-            CONFIG_DIR,
+            JSON, CONFIG_DIR,
         ),
     ),
     Command(

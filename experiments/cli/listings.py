@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +18,7 @@ from experiments.core import renamed
 from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.files.paths import user_path
+from experiments.core.format import to_json
 from experiments.core.secrets import resolve
 
 SCHEMA = "experiments.config.schema."
@@ -34,7 +36,11 @@ def options(args: argparse.Namespace) -> int:
 
         groups = {"sweeps": list_sweep_files(args.config_dir)}
     keys = [] if args.group is None or args.group.partition("=")[0] in groups else find_keys(args.group, groups)
-    make_console().print(_reference_table(keys) if keys else _options_table(args.group, groups))
+    table = _reference_table(keys) if keys else _options_table(args.group, groups)
+    if args.json:
+        print(to_json({"keys": keys} if keys else _options_document(args.group, groups)))
+    else:
+        make_console().print(table)
     return 0
 
 
@@ -108,6 +114,17 @@ def _options_table(selection: str | None, groups: Mapping[str, Mapping[str, Path
     if group in option_files.find_own_groups(groups):
         prefix = f"user.{prefix}"
     return _keys_table(f"{group}={option}", prefix, groups[group][option])
+
+
+def _options_document(selection: str | None, groups: Mapping[str, Mapping[str, Path]]) -> dict[str, Any]:
+    """What `_options_table` shows of a valid selection, for a program."""
+    group, _, option = (selection or "").partition("=")
+    if not group:
+        return {"groups": {name: [*known] for name, known in groups.items()}}
+    if not option:
+        return {"options": {name: " ".join(_header(path)[:1]) for name, path in groups[group].items()}}
+    path = groups[group][option]
+    return {"file": str(path), "header": _header(path), "values": option_files.content(path)}
 
 
 def _reference_table(references: Sequence[KeyReference]) -> Table:

@@ -51,6 +51,10 @@ def _main(arguments: list[str]) -> int:
         return code
     except InputError as err:
         _print_input_error(err, trust)
+        if "--json" in arguments:
+            from experiments.core.format import to_json
+
+            print(to_json({"error": type(err).__name__, "problems": err.problems}))
         return 2
     except KeyboardInterrupt as err:
         if "--here" in arguments:

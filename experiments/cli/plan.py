@@ -18,8 +18,9 @@ from experiments.config.rules.topology import is_auto
 from experiments.config.source_map import shown_path
 from experiments.core.console import make_console
 from experiments.core.files.paths import user_path
+from experiments.core.format import to_json
 from experiments.plan.plan import Plan, make_plan
-from experiments.plan.tables import layouts_table, machine_table, plan_tables
+from experiments.plan.tables import describe_plan, layouts_table, machine_table, plan_tables
 from experiments.trial.debug_run import list_notes
 from experiments.trial.initial_weights import find_weights, get_initial_weights
 from experiments.trial.trial import find_trial, resolve_runs_dir
@@ -45,11 +46,16 @@ def plan(args: argparse.Namespace) -> int:
     resources = estimate(experiment.config, plan, trusted(args.trust))
     hardware = experiment.config["hardware"]
     check_memory(resources, plan, hardware)
-    for table in plan_tables(plan, resources, seconds_per_step(resources, hardware)):
+    step_s = seconds_per_step(resources, hardware)
+    notes = [*list_notes(experiment.config), *_notes_of_defaults(experiment)]
+    if args.json:
+        print(to_json({**describe_plan(plan, resources, step_s), "notes": notes, "config": experiment.config}))
+        return 0
+    for table in plan_tables(plan, resources, step_s):
         make_console().print(table)
     if (machine := machine_table(experiment.config)) is not None:
         make_console().print(machine)
-    for note in [*list_notes(experiment.config), *_notes_of_defaults(experiment)]:
+    for note in notes:
         print(f"note: {note}")
     return 0
 
@@ -111,7 +117,7 @@ def choose_layout(experiment: Experiment, args: argparse.Namespace) -> Experimen
     return search(
         experiment,
         lambda overrides: compose(args, overrides),
-        show=lambda result: make_console().print(layouts_table(result)),
+        show=lambda result: None if args.json else make_console().print(layouts_table(result)),
     )
 
 

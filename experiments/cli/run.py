@@ -18,11 +18,13 @@ from experiments.config.allowlist import trusted
 from experiments.config.validate import check_config
 from experiments.core.console import Display, make_console
 from experiments.core.errors import InputError
+from experiments.core.format import to_json
 from experiments.launch.attempt_monitor import RunResult
 from experiments.launch.own_launcher import uses_scheduler
 from experiments.launch.run_here import check_here
 from experiments.launch.run_trial import prestart
 from experiments.launch.run_trial import run as run_trial
+from experiments.results.manage.facts import read_facts
 from experiments.run.metrics import REPEATABLE
 from experiments.run.rank_reports import HAS_TRACEBACK
 from experiments.sweep.sweep import find_by_full_name
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         InputError: the configuration is wrong or cannot run.
     """
     if args.multirun:
-        _refuse_here(args, "-m starts a sweep")
+        _refuse_for_sweep(args, "-m starts a sweep")
         return _multirun(args)
     shared = shared_file(args)
     # An untrusted file is checked completely before a process is started.
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         experiment = choose_layout(experiment, args)
         plan = check(experiment.config, args.trust)
         if uses_scheduler(experiment.config):
-            _refuse_here(args, "the launcher submits a job; add launcher=local")
+            _refuse_for_sweep(args, "the launcher submits a job; add launcher=local")
             return _run_on_cluster(experiment, args)
         if args.detach:
             raise InputError(["--detach is for sweeps and schedulers; leave it out, or end the line with `&`"])
@@ -67,11 +69,11 @@ def run(args: argparse.Namespace) -> int:
             check_own(trial.folder, trial.runs_dir, trust_code=False)
             return _resume_trial(trial, args, launcher, find_changes(trial, experiment.config))
         trial = freeze(experiment)
-        display = Display(sys.stdout)
+        display = Display(sys.stderr if args.json else sys.stdout)
         display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
         for warning in [*trial.provenance["warnings"], *(shared.warnings_for(trial) if shared else [])]:
             display.say(f"warning: {warning}")
-        return _report(run_trial(trial, trust=args.trust, display=display, launcher=launcher, here=args.here))
+        return _report(run_trial(trial, trust=args.trust, display=display, launcher=launcher, here=args.here), args)
     finally:
         if launcher is not None:
             launcher.discard()
@@ -86,9 +88,11 @@ def _multirun(args: argparse.Namespace) -> int:
     return start_sweep(read_overrides(args.overrides, args.config_dir, trust=args.trust), args)
 
 
-def _refuse_here(args: argparse.Namespace, reason: str) -> None:
+def _refuse_for_sweep(args: argparse.Namespace, reason: str) -> None:
     if args.here:
         raise InputError([f"--here trains in the process of this command, but {reason}; leave out --here"])
+    if args.json:
+        raise InputError([f"--json prints one run, but {reason}; `lathe status SWEEP --json` prints a sweep"])
 
 
 def _run_on_cluster(experiment: Experiment, args: argparse.Namespace) -> int:
@@ -114,7 +118,7 @@ def resume(args: argparse.Namespace) -> int:
     sweep = find_by_full_name(args.run, Path(args.runs_dir), trusted(args.trust))
     if sweep is not None:
         check_own(sweep.folder, Path(args.runs_dir), trust_code=args.trust_code)
-        _refuse_here(args, f"'{args.run}' is a sweep")
+        _refuse_for_sweep(args, f"'{args.run}' is a sweep")
         return resume_sweep(sweep, args)
     trial = find_trial(args.run, Path(args.runs_dir))
     check_own(trial.folder, Path(args.runs_dir), trust_code=args.trust_code)
@@ -132,9 +136,12 @@ def _resume_trial(
     trust: list[str] = args.trust
     outcome = trial.outcome()
     if outcome is not None and outcome["status"] == "finished":
-        print(f"run {trial.folder.name} is finished; nothing is left to do ({trial.folder})")
+        if args.json:
+            print(to_json(read_facts(trial)))
+        else:
+            print(f"run {trial.folder.name} is finished; nothing is left to do ({trial.folder})")
         return 0
-    display = Display(sys.stdout)
+    display = Display(sys.stderr if args.json else sys.stdout)
     display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
     initial_weights = trial.folder / FILE
     config = {**trial.config, **(changed or {})}
@@ -142,19 +149,26 @@ def _resume_trial(
     check(config, trust, initial_weights if initial_weights.exists() else None)
     for change in find_code_changes(trial, trust):
         display.say(f"warning: {change}")
-    return _report(run_trial(trial, trust=trust, display=display, launcher=launcher, changes=changed, here=args.here))
+    return _report(
+        run_trial(trial, trust=trust, display=display, launcher=launcher, changes=changed, here=args.here), args
+    )
 
 
-def _report(result: RunResult) -> int:
+def _report(result: RunResult, args: argparse.Namespace) -> int:
     """Print how a run ended, and delete the folder of a run that never began."""
     if result.exit_code == 2:
         print(result.reason, file=sys.stderr)
+        if args.json:
+            print(to_json({"error": "InputError", "problems": [result.reason]}))
         if result.attempt == 1 and not result.metrics and HAS_TRACEBACK not in str(result.reason):
             shutil.rmtree(result.trial.folder)
         return 2
     if result.status != "finished":
         print(f"{result.status}: {result.reason}", file=sys.stderr)
-    make_console().print(_result_table(result))
+    if args.json:
+        print(to_json(read_facts(result.trial)))
+    else:
+        make_console().print(_result_table(result))
     return result.exit_code
 
 

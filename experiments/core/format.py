@@ -43,8 +43,8 @@ def format_number(value: float | None) -> str:
 
 
 def to_json(value: Any) -> str:
-    """A JSON document of plain values and dataclasses. NaN and infinity, which JSON lacks, become null."""
-    return json.dumps(_plain(value), indent=2, allow_nan=False)
+    """A JSON document of plain values and dataclasses. NaN and infinity, which JSON lacks, become null; dates become texts."""
+    return json.dumps(_plain(value), indent=2, allow_nan=False, default=str)
 
 
 def _plain(value: Any) -> Any:

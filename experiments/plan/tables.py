@@ -31,6 +31,28 @@ def plan_tables(plan: Plan, estimate: ResourceEstimate, seconds_per_step: float 
         yield _stages_table(plan, estimate)
 
 
+def describe_plan(plan: Plan, estimate: ResourceEstimate, seconds_per_step: float | None) -> dict[str, Any]:
+    """A plan as plain values, for `lathe plan --json`; docs/programs.md describes the keys."""
+    topology = plan.topology
+    return {
+        "name": plan.name,
+        "ranks": {"pipe": topology.pipe, "data": topology.data, "model": topology.model, "servers": plan.num_servers},
+        "num_parameters": estimate.num_parameters,
+        "memory_bytes": estimate.total_bytes,
+        "batch_size_global": plan.batch_size_global,
+        "batch_size_per_device": plan.batch_size_per_device,
+        "num_accumulation": plan.num_accumulation,
+        "num_train": plan.num_train,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "num_steps": plan.num_steps,
+        "num_evaluations": plan.num_evaluations,
+        "num_checkpoints": plan.num_checkpoints,
+        "flops_per_step": estimate.flops_per_step,
+        "step_time_s": seconds_per_step,
+        "training_time_s": None if seconds_per_step is None else seconds_per_step * plan.num_steps,
+    }
+
+
 def machine_table(config: Mapping[str, Any]) -> Table | None:
     """What a shell runs for this experiment, and what is sent to other machines; None if neither happens.
 

@@ -14,10 +14,10 @@ from experiments.cli.project.project_file import find_project
 from experiments.core.errors import InputError
 
 SETTINGS = (
-    '[tool.lathe]\nconf = "conf"\nsweeps = ["more/sweeps"]\ntrust = ["mine"]\nruns_dir = "all_runs"\n'
+    '[tool.lathe]\nconf = "conf"\nsweeps = ["more/sweeps"]\ntrust = ["minelab"]\nruns_dir = "all_runs"\n'
     'data_root = "my_data"\n'
 )
-MINE = "# Mine.\n_target_: mine.net.Net\nnum_features: ${data.num_features}\nnum_classes: ${data.num_classes}\n"
+MINE = "# Mine.\n_target_: minelab.net.Net\nnum_features: ${data.num_features}\nnum_classes: ${data.num_classes}\n"
 NET = (
     "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self, num_features: int, num_classes: int):\n"
     "        super().__init__()\n        self.layer = torch.nn.Linear(num_features, num_classes)\n\n"
@@ -33,8 +33,8 @@ def project(tmp_path: Path, new_user: None, monkeypatch: pytest.MonkeyPatch) -> 
         "pyproject.toml": SETTINGS,
         "conf/model/mine.yaml": MINE,
         "more/sweeps/sizes.yaml": "base: [model=mine]\nspace: {seed: [1, 2]}\n",
-        "mine/__init__.py": "",
-        "mine/net.py": NET,
+        "minelab/__init__.py": "",
+        "minelab/net.py": NET,
         "notes/today.txt": "",
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -49,15 +49,15 @@ def test_settings_count_only_after_trust(project: Path, capsys: pytest.CaptureFi
     assert f"note: the settings of {project / 'pyproject.toml'} do not count" in shown
     assert f"`lathe trust {project}`" in shown
     assert main(["trust", str(project)]) == 0
-    assert "trust: mine" in capsys.readouterr().out
+    assert "trust: minelab" in capsys.readouterr().out
     assert main(["plan", "model=mine", "--cfg"]) == 0
-    assert "_target_: mine.net.Net" in capsys.readouterr().out
+    assert "_target_: minelab.net.Net" in capsys.readouterr().out
     assert (os.environ["LATHE_RUNS"], os.environ["LATHE_DATA"]) == (str(project / "all_runs"), str(project / "my_data"))
     assert complete(["lathe", "run", "model=mi"]) == ["model=mine"]
     assert complete(["lathe", "sweep", "siz"]) == ["sizes"]
     (project / "pyproject.toml").write_text('[project]\nname = "other"\n' + SETTINGS)  # the rest of the file is free
     assert main(["plan", "model=mine", "--cfg"]) == 0
-    (project / "pyproject.toml").write_text(SETTINGS.replace('"mine"', '"mine", "more"'))
+    (project / "pyproject.toml").write_text(SETTINGS.replace('"minelab"', '"minelab", "more"'))
     assert main(["plan", "model=mine", "--cfg"]) == 2
     assert "do not count" in capsys.readouterr().err
 
@@ -68,8 +68,8 @@ def test_the_python_api_reads_the_project(project: Path, capsys: pytest.CaptureF
     assert "note: the settings of" in capsys.readouterr().err
     assert main(["trust", ".."]) == 0
     experiment = api.compose(["model=mine"])
-    assert experiment.config["model"]["_target_"] == "mine.net.Net"
-    assert experiment.trust == ("mine",)
+    assert experiment.config["model"]["_target_"] == "minelab.net.Net"
+    assert experiment.trust == ("minelab",)
     assert experiment.config_dirs == (str(project / "conf"),)
 
 
