@@ -139,6 +139,8 @@ def trial_id(config: dict[str, Any]) -> str:
     hashed = {key: value for key, value in config.items() if key not in EXCLUDED}
     for part in ("data", "hardware"):
         hashed[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
+    if "tokenizer_sha256" in hashed["data"]:  # what counts of the tokenizer is its content, not its folder
+        hashed["data"].pop("tokenizer", None)
     if hashed["data"].get("fold") is None:  # so cross-validation changes nothing, and earlier versions had no such keys
         hashed["data"] = {key: value for key, value in hashed["data"].items() if key not in ("fold", "num_folds")}
     if "config" in config["model"]:  # what counts of the folder is its config.json

@@ -1,0 +1,94 @@
+"""Your own text in the tokens of a pretrained model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any
+
+from torch import Tensor
+
+from modules.data.base import DataError
+from modules.data.text.library_tokenizer import LibraryTokenizer
+from modules.data.text.token_windows import TokenWindows, stack_prompts
+from modules.data.text_file import TextFile
+
+
+class PretrainedText(TextFile):
+    """A text in UTF-8, named by its path, in the tokens of a folder's `tokenizer.json`; see `TextFile` for its parts."""
+
+    is_component = True
+    auto_values = "modules.data.own.tokenizer_file.find_auto_values"
+
+    def __init__(
+        self,
+        root: str,
+        path: str,
+        files: Mapping[str, str | None],
+        tokenizer: str,
+        tokenizer_sha256: str,
+        vocab_size: int,
+        context_tokens: int,
+        shift: bool = True,
+    ) -> None:
+        """
+        Args:
+            root: the folder of all data sets; with `auto` values also the current folder, if only that has the file.
+            path: of the file below root; a name in ``.gz`` is decompressed.
+            files: its sha256 by its path.
+            tokenizer: a folder with `tokenizer.json`, as `save_pretrained` of transformers writes it.
+            tokenizer_sha256: of that file.
+            vocab_size: number of its tokens.
+            context_tokens: tokens of an example.
+            shift: shift the windows of training at random; False: always the same windows.
+        """
+        if list(files) != [path]:
+            raise ValueError(
+                f"PretrainedText wants the sha256 of {path!r} in data.files, but got {sorted(files)}; set data.files=auto"
+            )
+        file = PurePath(path)
+        super().__init__(
+            root,
+            str(file.parent),
+            {file.name: files[path]},
+            "byte_pairs",
+            vocab_size,
+            context_tokens,
+            None,
+            None,
+            shift,
+        )
+        self.tokenizer_folder, self.tokenizer_sha256 = tokenizer, tokenizer_sha256
+
+    def load(self, split: str) -> TokenWindows:
+        return self.sizes.cut(self.files.folder, split, self.tokenizer.encode(self._part(split)))
+
+    def read(self, inputs: Sequence[str]) -> Tensor:
+        """Return the tokens of texts with equally many tokens."""
+        return stack_prompts(inputs, [self.tokenizer.encode(text) for text in inputs])
+
+    @cached_property
+    def tokenizer(self) -> LibraryTokenizer:  # type: ignore[override]
+        """Converts between text and tokens; reads the file at the first use.
+
+        Raises:
+            DataError: the file is missing, or is not the one that the experiment was composed with.
+        """
+        path = Path(self.tokenizer_folder).expanduser() / "tokenizer.json"
+        try:
+            content = path.read_bytes()
+        except OSError as err:
+            raise DataError(f"data.tokenizer: {path} cannot be read ({err.strerror}); restore the folder") from err
+        if hashlib.sha256(content).hexdigest() != self.tokenizer_sha256:
+            raise DataError(
+                f"data.tokenizer: {path} has changed since the run was frozen; restore it, or start a new run"
+            )
+        return LibraryTokenizer(content.decode("utf-8"))
+
+    def save_reader(self) -> Any:
+        return self.tokenizer.save()
+
+    def restore_reader(self, saved: Any) -> None:
+        self.tokenizer = LibraryTokenizer(saved)
