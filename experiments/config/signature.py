@@ -86,6 +86,10 @@ def read(target: str) -> Signature:
     module_name, _, name = target.rpartition(".")
     if not module_name:
         raise SourceError(f"'{target}' has no module; write package.module.Class")
+    if name == "from_pretrained":
+        raise SourceError(
+            "it reads weights where only the model is built; use model=huggingface init_from.weights=FOLDER"
+        )
     return _find(target, module_name, name, hops=6)
 
 

@@ -30,6 +30,7 @@ class HuggingFace(nn.Module):
         folder: str | None = None,
         num_classes: int | None = None,
         inputs: Sequence[str] = ("input_ids", "attention_mask"),
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -39,6 +40,7 @@ class HuggingFace(nn.Module):
             folder: the folder with `config.json`. The constructor does not read it.
             num_classes: of the head of a classifier, instead of the number in ``config``; None: keep it.
             inputs: the arguments of the model, if a batch has several inputs in a tuple.
+            changes: values of ``config`` to replace, such as ``hidden_dropout_prob``.
         """
         super().__init__()
         try:
@@ -52,11 +54,16 @@ class HuggingFace(nn.Module):
             raise ValueError(
                 f"HuggingFace wants a class such as AutoModelForSequenceClassification as auto_class, but got {auto_class!r}"
             )
-        rest = {**config, **FIXED}
+        rest = {**config, **(changes or {}), **FIXED}
         model_type = rest.pop("model_type", None)
         if not isinstance(model_type, str):
             raise ValueError(
                 "HuggingFace wants model_type in config, such as bert; name a folder with a complete config.json"
+            )
+        known = {*config, *transformers.AutoConfig.for_model(model_type).to_dict()}
+        if unknown := [key for key in changes or () if key not in known]:
+            raise ValueError(
+                f"HuggingFace has model.changes={unknown}, which a model of the type {model_type} does not know"
             )
         if num_classes is not None and num_classes != len(rest.get("id2label") or ()):
             rest = {key: value for key, value in rest.items() if key not in ("id2label", "label2id")}

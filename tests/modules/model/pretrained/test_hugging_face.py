@@ -110,6 +110,15 @@ def test_a_plan_needs_no_weights(library: Any) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+def test_single_values_of_the_configuration_can_change(library: Any) -> None:
+    model = HuggingFace(CLASSIFIER, BERT, changes={"intermediate_size": 5})
+    assert model.model.config.intermediate_size == 5  # type: ignore[union-attr]
+    with pytest.raises(
+        ValueError, match=r"model.changes=\['intermediate'\], which a model of the type bert does not know"
+    ):
+        HuggingFace(CLASSIFIER, BERT, changes={"intermediate": 5})
+
+
 def test_what_no_model_can_be_made_of_is_reported(library: Any) -> None:
     with pytest.raises(
         ValueError, match="wants a class such as AutoModelForSequenceClassification as auto_class, but got 'x'"
