@@ -239,7 +239,7 @@ def _is_option(override: Override, draft: ConfigDraft) -> bool:
     else:
         fault = f"is not an option of the group '{group}'; {suggestion(name, draft.groups[group], lists(group))}"
     draft.problems.append(f"{override_text} {fault}")
-    draft.undecided |= {group.partition("/")[0]} - {MAY_BE_EMPTY}
+    draft.undecided |= {group.partition("/")[0]} - {MAY_BE_EMPTY, *draft.own_groups}
     return False
 
 
