@@ -20,7 +20,7 @@ from experiments.config.composition.root import MAY_BE_EMPTY, MAY_BE_SEVERAL, pl
 from experiments.config.experiment import ConfigDraft, Experiment
 from experiments.config.interpolation import Interpolation
 from experiments.config.option_errors import lists
-from experiments.config.overrides import find_fault, is_named_option, mask_secret, parse_override
+from experiments.config.overrides import find_fault, is_named_option, is_replaced, mask_secret, parse_override
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.trusted_files import TrustedFiles
 from experiments.config.source_map import SourceMap
@@ -253,7 +253,9 @@ def _apply(override: Override, tree: DictConfig, draft: ConfigDraft) -> None:
             draft.origins.add_removal(key, override_text)
         else:
             value = override.value()
-            OmegaConf.update(tree, key, value, merge=isinstance(value, dict), force_add=True)
+            parent, old = OmegaConf.select(tree, key.rpartition(".")[0]), OmegaConf.select(tree, key)
+            merges = isinstance(value, dict) and (override.is_add() or not is_replaced(parent, old, value))
+            OmegaConf.update(tree, key, value, merge=merges, force_add=True)
             draft.origins.add_override(key, value, override_text.partition("=")[2])
     except (OmegaConfBaseException, KeyError, IndexError, AttributeError, TypeError, ValueError) as err:
         reason = str(err.args[0] if isinstance(err, KeyError) else err).splitlines()[0]

@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep, ValueType
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.sweep_values import SweepValues
 from experiments.core.errors import InputError
@@ -18,6 +19,7 @@ from experiments.core.secrets import is_secret
 MAX_CHARACTERS, MAX_ITEMS, MAX_DEPTH = 100_000, 3_000, 50
 """Of one override: Hydra's parser takes 3 s for 3,000 values and 9 s for 5,000 (2026-11)."""
 MAX_SHOWN = 80
+TARGET = "_target_"
 
 
 def read_override(override_text: str) -> tuple[str, Any]:
@@ -102,6 +104,22 @@ def is_named_option(override: Override) -> bool:
     """Whether an override adds an option of a group under a name."""
     place, package = NAMED_OPTIONS.get(override.key_or_group), override.package or ""
     return place is not None and package.startswith(place) and package.removeprefix(place).isidentifier()
+
+
+def is_replaced(parent: Any, old: Any, new: Any) -> bool:
+    """Whether a new map takes the place of an old one, instead of adding to it.
+
+    It does if the map is an argument of a component: its keys are the user's, such as the files of a data set. Maps that hold
+    components, such as several evaluators, and those of the root, such as the tags, get the new keys beside the old ones.
+    """
+    is_map = isinstance(old, DictConfig) and isinstance(new, (dict, DictConfig))
+    return is_map and isinstance(parent, DictConfig) and TARGET in parent and not (_has_target(old) or _has_target(new))
+
+
+def _has_target(node: Any) -> bool:
+    """Whether a map is a component, or holds one at any depth."""
+    plain = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else node
+    return isinstance(plain, dict) and (TARGET in plain or any(map(_has_target, plain.values())))
 
 
 def find_fault(override: Override, groups: Collection[str]) -> str | None:

@@ -34,6 +34,7 @@ from experiments.config.composition.root import (
 )
 from experiments.config.experiment import ConfigDraft
 from experiments.config.option_errors import lists, load_file, other_option
+from experiments.config.overrides import is_replaced
 from experiments.config.source_map import shown_path
 from experiments.core.errors import ConfigError, did_you_mean
 
@@ -145,11 +146,14 @@ def _merge(path: Path, package: str, tree: DictConfig, draft: ConfigDraft) -> No
 
 
 def _drop_replaced(content: DictConfig, tree: DictConfig) -> None:
-    """Delete nodes that the content replaces by another kind of node: OmegaConf refuses to merge these."""
+    """Delete nodes that the content replaces: by another kind of node, which OmegaConf refuses to merge, or a map by a map."""
     for name in list(content):
         new, old = content._get_node(name), tree._get_node(name)
         if isinstance(new, DictConfig) and isinstance(old, DictConfig):
-            _drop_replaced(new, old)
+            if is_replaced(tree, old, new):
+                del tree[name]
+            else:
+                _drop_replaced(new, old)
         elif (
             isinstance(new, (DictConfig, ListConfig))
             and isinstance(old, (DictConfig, ListConfig))

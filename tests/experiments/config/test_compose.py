@@ -69,6 +69,20 @@ def test_a_map_as_the_value_of_a_group_is_merged_into_its_option() -> None:
     assert config["model"]["num_features"] == 64
 
 
+def test_a_map_that_is_an_argument_is_replaced(tmp_path: Path) -> None:
+    """By the command line and by the file of an experiment; a plus adds to it. Other maps are merged."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\ndata:\n  files: {a: null}\n")
+
+    def files(*more: str) -> object:
+        return compose(["data=mnist", "experiment=own", *more], config_dirs=[tmp_path]).config["data"]["files"]
+
+    assert files() == {"a": None}
+    assert files("data.files={b: null}") == {"b": None}
+    assert files("+data.files={b: null}") == {"a": None, "b": None}
+    assert compose(["tags={a: x}", "tags={b: y}"]).config["tags"] == {"a": "x", "b": "y"}
+
+
 def test_plus_adds_and_tilde_removes() -> None:
     assert compose(["+tags.team=vision", "tags.fold='3'"]).config["tags"] == {"team": "vision", "fold": "3"}
     assert compose(["+tags.team=vision", "~tags.team"]).config["tags"] == {}

@@ -22,8 +22,8 @@ from tests.support.batches import fetch
 from tests.support.masks import write_archive
 
 OVERRIDES = (
-    "experiment=dense_prediction", "model.base_channels=4", "model.num_levels=2", "data.folder=tiny", "~data.files",
-    "+data.files={tiny.npz: null}", "data.second_masks=null", "data.positive_values=[5]", "data.ignored_values=[7]",
+    "experiment=dense_prediction", "model.base_channels=4", "model.num_levels=2", "data.folder=tiny",
+    "data.files={tiny.npz: null}", "data.second_masks=null", "data.positive_values=[5]", "data.ignored_values=[7]",
     r"data.group_pattern='town\d'", "data.num_val_groups=1", "data.num_test_groups=1", "data.num_train=48",
     "data.image_shape=[3,8,8]", "data.num_features=192", "data.eval_size=[10,12]", "evaluator.num_pictures=3",
     "optimizer.lr=0.02", "schedule.warmup_steps=0", "batch_size_global=8", "max_steps=60", "eval_every_steps=60",
