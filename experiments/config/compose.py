@@ -253,8 +253,13 @@ def _apply(override: Override, tree: DictConfig, draft: ConfigDraft) -> None:
             draft.origins.add_removal(key, override_text)
         else:
             value = override.value()
-            parent, old = OmegaConf.select(tree, key.rpartition(".")[0]), OmegaConf.select(tree, key)
-            merges = isinstance(value, dict) and (override.is_add() or not is_replaced(parent, old, value))
+            merges = isinstance(value, dict)
+            if merges and not override.is_add():
+                outer, _, name = key.rpartition(".")
+                parent = OmegaConf.select(tree, outer) if outer else tree
+                merges = not is_replaced(
+                    parent, parent._get_node(name) if isinstance(parent, DictConfig) else None, value
+                )
             OmegaConf.update(tree, key, value, merge=merges, force_add=True)
             draft.origins.add_override(key, value, override_text.partition("=")[2])
     except (OmegaConfBaseException, KeyError, IndexError, AttributeError, TypeError, ValueError) as err:
