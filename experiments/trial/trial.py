@@ -124,6 +124,7 @@ EXCLUDED = (
     "hardware.slurm",
 )  # fmt: skip
 
+HUGGING_FACE = "modules.model.pretrained.hugging_face.HuggingFace"
 NEWER = {
     "task": {"_target_": "modules.task.supervised.Supervised"}, "callback": {}, "gradient": {}, "fast_dev_run": False,
     "overfit_batches": None, "evaluation_sets": {}, "user": {},
@@ -141,9 +142,9 @@ def trial_id(config: dict[str, Any]) -> str:
         hashed[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
     if "tokenizer_sha256" in hashed["data"]:  # what counts of the tokenizer is its content, not its folder
         hashed["data"].pop("tokenizer", None)
-    if hashed["data"].get("fold") is None:  # so cross-validation changes nothing, and earlier versions had no such keys
+    if hashed["data"].get("fold", ...) is None:  # without cross-validation; earlier versions had no such keys
         hashed["data"] = {key: value for key, value in hashed["data"].items() if key not in ("fold", "num_folds")}
-    if "config" in config["model"]:  # what counts of the folder is its config.json
+    if config["model"].get("_target_") == HUGGING_FACE:  # what counts of the folder is its config.json
         hashed["model"] = {key: value for key, value in config["model"].items() if key != "folder"}
     if get_initial_weights(config) is None:
         hashed.pop("init_from", None)

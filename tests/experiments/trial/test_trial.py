@@ -90,6 +90,9 @@ def test_the_id_depends_only_on_what_determines_the_result(experiment: Experimen
     assert trial_id({**config, "data": {**config["data"], "root": "/elsewhere"}}) == trial_id(config)
     for changed in ({"seed": 1}, {"max_steps": 8}, {"model": {**config["model"], "dropout_prob": 0.1}}):
         assert trial_id({**config, **changed}) != trial_id(config)
+    for group, name in (("model", "folder"), ("data", "num_folds")):  # arguments of a class of the user
+        own = [{**config, group: {**config[group], "config": "x", name: value}} for value in (1, 2)]
+        assert trial_id(own[0]) != trial_id(own[1])
 
 
 def test_a_run_is_found_by_folder_id_and_prefix(experiment: Experiment, tmp_path: Path) -> None:
