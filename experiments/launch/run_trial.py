@@ -84,6 +84,7 @@ def run(
         monitor = AttemptMonitor(
             trial, _create_attempt(trial, changes), display or Display(sys.stderr), plan.topology.world, packages
         )
+        is_evaluation = trial.evaluates is not None  # asked now, as the folder may be gone at the end
         notifier = Notifier(trial, monitor.attempt, config.get("notify") or {}, monitor.say)
         hardware = config["hardware"]
         spec = AttemptSpec(trial.folder, monitor.attempt, packages, hardware["nodes"], hardware["devices_per_node"])
@@ -111,7 +112,7 @@ def run(
             result = monitor.result(
                 handle.poll(), handle.failed_rank, was_killed_by_us=signals.count > 1, is_too_slow=is_too_slow
             )
-        if trial.evaluates is None and result.exit_code != WRONG_INPUT and not signals.count:
+        if not is_evaluation and result.exit_code != WRONG_INPUT and not signals.count:
             notifier.send(EVENTS.get(result.status, ""), result.status, result.reason, result.metrics)
             notifier.record()
     if monitor.sync is not None or result.exit_code != WRONG_INPUT:

@@ -58,7 +58,9 @@ def _read_values(record: RunRecord) -> dict[str, float]:
     for name, series in record.streams.items():
         for step, value in series:
             summaries.setdefault(name, MetricSummary()).add(step, value)
-    checkpoint = record.config.get("checkpoint") or {}
+    checkpoint = record.config.get("checkpoint")
+    if not isinstance(checkpoint, dict):  # of a shared file that somebody wrote
+        checkpoint = {}
     return final_values(summaries, checkpoint.get("best_metric"), checkpoint.get("best_mode"))
 
 

@@ -127,7 +127,7 @@ def _make_note(trial: Trial, model: FinalModel, interface: ModelInterface, raw: 
     texts = interface.to_dict()
     answers = available_answers(describe_model(trial, model, interface)["num_classes"])
     if raw is not None:
-        texts = {"inputs": raw.kind, "outputs": "what `lathe predict` answers"}
+        texts = {"inputs": raw.kind, "outputs": "as lathe predict"}
         answers = (PREDICTION, *answers)
     lines = [
         f"**{trial.config['name']}** after step {model.checkpoint.step}: {model.reason}",

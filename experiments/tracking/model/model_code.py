@@ -125,10 +125,10 @@ def collect_code(
         seen.add(name)
         if top in PACKAGES:
             todo += _add_file(code, name)
-        elif top not in sys.stdlib_module_names:
-            others.add(top)
             if top in tops and not PREFIX and is_user_module(name):
                 raise InputError([CONFLICT.format(name, top)])
+        elif top not in sys.stdlib_module_names:
+            others.add(top)
         if top in tops and top not in code.packages and (PREFIX or top not in PACKAGES):
             todo += _add_package(code, top)
     more = _make_requirements(others - tops) if others - IMPORTED else []
