@@ -25,6 +25,7 @@ from experiments.launch.run_here import check_here
 from experiments.launch.run_trial import prestart
 from experiments.launch.run_trial import run as run_trial
 from experiments.results.manage.facts import read_facts
+from experiments.results.manage.longer import make_child, trains_longer
 from experiments.run.metrics import REPEATABLE
 from experiments.run.rank_reports import HAS_TRACEBACK
 from experiments.sweep.sweep import find_by_full_name
@@ -122,12 +123,24 @@ def resume(args: argparse.Namespace) -> int:
         return resume_sweep(sweep, args)
     trial = find_trial(args.run, Path(args.runs_dir))
     check_own(trial.folder, Path(args.runs_dir), trust_code=args.trust_code)
+    if trains_longer(args.overrides):
+        return _train_longer(trial, args)
     if (trial.folder.parent / "sweep.yaml").is_file():
         name = trial.folder.parent.name
         raise InputError(
             [f"run '{args.run}' is a trial of the sweep '{name}'; resume the sweep: `lathe resume {name}`"]
         )
     return _resume_trial(trial, args, None, compose_changes(trial, args.overrides, args.trust))
+
+
+def _train_longer(parent: Trial, args: argparse.Namespace) -> int:
+    """Train a child run that goes on where a run ended."""
+    trial = make_child(parent, args.overrides, args.trust)
+    continues, display = trial.provenance["continues"], Display(sys.stdout)
+    display.say(f"run {trial.folder.name} continues run {parent.folder.name} from step {continues['step']}")
+    for line in continues["differs"]:
+        display.say(f"warning: it differs from a run of this length from the start: {line}")
+    return _resume_trial(trial, args, None)
 
 
 def _resume_trial(

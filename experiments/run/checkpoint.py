@@ -127,7 +127,7 @@ class Checkpoints:
             raise journal.JournalLostError(
                 f"the journal of attempt {self.attempt} was {harm} while the run was training"
             )
-        _seal(partial, step, state, journals)
+        seal(partial, step, state, journals)
         self._check_no_later_attempt(step)
         if folder.exists():  # a resumed run repeats the step
             folder.rename(self.folder / f".partial-{step}-replaced")
@@ -294,7 +294,7 @@ class Checkpoints:
         )
 
 
-def _seal(folder: Path, step: int, state: dict[str, Any], journals: dict[str, int]) -> None:
+def seal(folder: Path, step: int, state: dict[str, Any], journals: dict[str, int]) -> None:
     """Flush every file to the disk, and write a list of all files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {path.relative_to(folder).as_posix(): [path.stat().st_size, _crc32(path)] for path in files}

@@ -19,12 +19,13 @@ NEUTRAL = ("num_data_workers", "stop_timeout_s", "system_every_s", "profile", "n
 """Those that do not count for the id of a trial, and are values of their own."""
 
 
-def _key(override: str) -> str:
+def get_key(override: str) -> str:
+    """The key or group that an override changes."""
     return override.lstrip("+~").partition("=")[0]
 
 
 def _root(override: str) -> str:
-    return _key(override).partition(".")[0]
+    return get_key(override).partition(".")[0]
 
 
 def find_changes(trial: Trial, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +49,9 @@ def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str]
     if "parallel" in chosen:
         roots.append("batch_size_per_device")  # it fitted the earlier topology, unless it is given too
         chosen.add("batch_size_per_device")
-    fixed = sorted({_key(override) for override in overrides if not {_root(override), _key(override)} & {*CHANGEABLE}})
+    fixed = sorted(
+        {get_key(override) for override in overrides if not {_root(override), get_key(override)} & {*CHANGEABLE}}
+    )
     if fixed:
         problems = [
             f"{key}: a resume changes only {', '.join(CHANGEABLE)}; start a new run with `lathe run`" for key in fixed
@@ -71,3 +74,19 @@ def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str]
     if "data_root" in changes and "root" in trial.config["data"]:
         changes["data"] = {**trial.config["data"], "root": composed["data_root"]}
     return changes
+
+
+def check_repeatable(trial: Trial) -> None:
+    """Check that a run from the start can give the results of a run.
+
+    Raises:
+        InputError: it continues another run, and its first steps had other settings.
+    """
+    link = trial.provenance.get("continues") or {}
+    if differs := link.get("differs"):
+        raise InputError(
+            [
+                f"run '{trial.folder.name}' cannot be repeated from the start, as it continues another run: {differs[0]}; name "
+                f"that run, '{link.get('run')}'"
+            ]
+        )

@@ -39,7 +39,7 @@ _PROVENANCE_FIELDS: Mapping[str, Check] = {
     "trial_id": is_text, "run_key": is_text, "created": is_time, "choices": optional(is_map), "packages": optional(is_map),
     "seeds": optional(is_map), "data": optional(is_map), "source": optional(is_text), "code": optional(is_list_of(_is_code)),
     **dict.fromkeys(("overrides", "trust", "config_dirs", "warnings"), optional(is_list_of(is_text))),
-    "evaluates": optional(is_map),
+    "evaluates": optional(is_map), "continues": optional(is_map),
 }  # fmt: skip
 """Fields of the two files by dotted key; a field of another version may be missing."""
 

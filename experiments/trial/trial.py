@@ -180,7 +180,7 @@ def write_trial(folder: Path, config: dict[str, Any], provenance: dict[str, Any]
         OSError: the folder cannot be written.
         InputError: the initial weights cannot be found.
     """
-    if (named := get_initial_weights(config)) is not None:
+    if (named := get_initial_weights(config)) is not None and "initial" not in provenance:
         provenance = {
             **provenance,
             "initial": copy_weights(named, lambda run: find_trial(run, resolve_runs_dir(config)).folder, folder),

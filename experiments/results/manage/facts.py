@@ -21,7 +21,7 @@ from experiments.sweep.sweep import format_reference
 from experiments.trial.lookup import read_mlflow_ids
 from experiments.trial.trial import Trial
 
-ORIGINS = ("source", "reproduces", "initial")
+ORIGINS = ("source", "continues", "reproduces", "initial")
 """Keys of the provenance that name another run, or a file."""
 
 
@@ -85,7 +85,7 @@ class RunFacts:
     choices: dict[str, str | None]
     overrides: list[str]
     origins: dict[str, Any]
-    """The run or file that it comes from, by key of the provenance: ``source``, ``reproduces``, ``initial``."""
+    """The run or file that it comes from, by key of the provenance: `ORIGINS`."""
     code: list[dict[str, Any]]
     verdict: str | None
     mlflow: dict[str, str]

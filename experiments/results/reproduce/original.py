@@ -22,6 +22,7 @@ from experiments.trial.initial_weights import FILE, check_copy, get_initial_weig
 from experiments.trial.lookup import check_readable, find_run, read_mlflow_ids
 from experiments.trial.own_runs import check_own
 from experiments.trial.record import RunRecord, record_trial
+from experiments.trial.resume import check_repeatable
 from experiments.trial.trial import Trial
 
 
@@ -122,6 +123,8 @@ def _has_other_code(record: RunRecord, trust: Sequence[str]) -> bool:
 
 def _of_trial(trial: Trial, args: Namespace) -> Original:
     provenance, ids, outcome = trial.provenance, read_mlflow_ids(trial), trial.outcome()
+    if args.check is None:
+        check_repeatable(trial)
     record, trust = record_trial(trial), trusted(args.trust)
     if first := trial.attempts()[:1]:
         record = replace(record, config=trial.read_attempt_config(int(first[0].name)))

@@ -26,6 +26,7 @@ from experiments.run.checkpoint import WEIGHTS, Checkpoints
 from experiments.run.metrics import MetricSeries
 from experiments.trial.lookup import find_run
 from experiments.trial.record import RunRecord, find_code_folder, record_trial
+from experiments.trial.resume import check_repeatable
 from experiments.trial.trial import Trial
 
 MAX_POINTS = 200
@@ -42,6 +43,7 @@ def share(args: argparse.Namespace) -> int:
     """
     trial, path = find_run(args.run, Path(args.runs_dir)), user_path(args.output, "-o")
     _check_output(path, args)
+    check_repeatable(trial)
     redactor = Redactor.for_run(trial)
     files = _collect_files(trial, redactor) if args.bundle else {}
     record = record_trial(trial)
