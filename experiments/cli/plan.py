@@ -21,6 +21,7 @@ from experiments.core.files.paths import user_path
 from experiments.core.format import to_json
 from experiments.plan.plan import Plan, make_plan
 from experiments.plan.tables import describe_plan, layouts_table, machine_table, plan_tables
+from experiments.results.manage.recompose import find_named_run, recompose
 from experiments.trial.debug_run import list_notes
 from experiments.trial.initial_weights import find_weights, get_initial_weights
 from experiments.trial.trial import find_trial, resolve_runs_dir
@@ -68,7 +69,7 @@ def _notes_of_defaults(experiment: Experiment) -> Iterator[str]:
 
 
 def compose(args: argparse.Namespace, overrides: Sequence[str] | None = None) -> Experiment:
-    """Compose the experiment of a command line, from the defaults or from a shared file.
+    """Compose the experiment of a command line, from the defaults, a shared file or another run.
 
     Args:
         args: of the command.
@@ -78,6 +79,8 @@ def compose(args: argparse.Namespace, overrides: Sequence[str] | None = None) ->
     overrides = args.overrides if overrides is None else overrides
     if shared is not None:
         return shared.experiment(overrides, config_dirs=args.config_dir, trust=args.trust)
+    if args.shared is not None and (trial := find_named_run(args.shared)) is not None:
+        return recompose(trial, overrides, config_dirs=args.config_dir, trust=args.trust)
     from experiments.config.compose import compose
 
     return compose(overrides, config_dirs=args.config_dir, trust=args.trust)
@@ -85,7 +88,7 @@ def compose(args: argparse.Namespace, overrides: Sequence[str] | None = None) ->
 
 def shared_file(args: argparse.Namespace) -> SharedFile | None:
     """The shared file that `--from` names. It is read once a command, so the file that runs is the one that was checked."""
-    if args.shared is None:
+    if args.shared is None or find_named_run(args.shared) is not None:
         return None
     if not hasattr(args, "shared_file"):
         from experiments.results.share.shared_file import read

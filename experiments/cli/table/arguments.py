@@ -26,9 +26,9 @@ CFG = argument(
 FROM = argument(
     "--from",
     dest="shared",
-    metavar="FILE",
-    completes="shared_file",
-    help="start from the configuration of a shared file",
+    metavar="RUN|FILE",
+    completes=("run", "shared_file"),
+    help="start from the configuration of a run, or of a shared file",
 )
 CONFIG_DIR = argument(
     "-cd", "--config-dir", action="append", default=[], metavar="DIR", completes="folder",

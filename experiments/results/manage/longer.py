@@ -14,6 +14,7 @@ from experiments.launch.own_launcher import uses_scheduler
 from experiments.plan.plan import Plan, make_plan
 from experiments.results.manage.copy_run import copy_run_until
 from experiments.results.manage.facts import RunFacts, read_facts
+from experiments.results.manage.recompose import recompose
 from experiments.run.checkpoint import Checkpoint, Checkpoints
 from experiments.trial.initial_weights import FILE, link_or_copy
 from experiments.trial.lookup import read_mlflow_ids
@@ -110,9 +111,7 @@ def _find_checkpoint(parent: Trial, facts: RunFacts, overrides: Sequence[str]) -
 
 
 def _compose(parent: Trial, overrides: Sequence[str], trust: Sequence[str]) -> Experiment:
-    """The configuration of the child: composed as that of the parent was, if that still gives the same trial."""
-    from experiments.config.compose import change, compose
-
+    """The configuration of the child."""
     keys = {get_key(override) for override in overrides}
     allowed = {*LENGTHS, *CHANGEABLE}
     if wrong := sorted(key for key in keys if key not in allowed and key.partition(".")[0] not in allowed):
@@ -127,19 +126,9 @@ def _compose(parent: Trial, overrides: Sequence[str], trust: Sequence[str]) -> E
     for key, other in zip(LENGTHS, reversed(LENGTHS), strict=True):
         if key in keys and other not in keys and parent.config.get(other) is not None:
             overrides = [*overrides, f"{other}=null"]
-    provenance = parent.provenance
-    dirs, earlier = provenance["config_dirs"], provenance["overrides"]
-    if not provenance.get("source"):
-        try:
-            same = compose(earlier, config_dirs=dirs, trust=trust).config
-        except InputError:  # a file of its configuration has changed
-            same = None
-        if same is not None and trial_id(same) == trial_id(parent.config):
-            before = [override for override in earlier if get_key(override) not in keys]
-            child = compose([*before, *overrides], config_dirs=dirs, trust=trust)
-            own = {key: parent.config.get(key) for key in ("name", "description", "tags")}
-            return replace(child, config={**child.config, **own})
-    return change(parent.config, overrides, parent.id, config_dirs=dirs, trust=trust)
+    experiment = recompose(parent, overrides, trust=trust)
+    own = {key: parent.config.get(key) for key in ("name", "description", "tags")}
+    return replace(experiment, config={**experiment.config, **own})
 
 
 def _compare(
