@@ -99,7 +99,7 @@ def test_runs_and_shared_files_complete(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("LATHE_RUNS", raising=False)
     assert completions("lathe share 0a") == ["0a1b2c"]
     assert completions("lathe share 0a1b2c ") == []
-    assert completions("lathe run --from ") == ["deep/", "lenet.tar.gz", "lenet.yaml", "runs/"]
+    assert completions("lathe run --from ") == ["0a1b2c", "deep/", "lenet.tar.gz", "lenet.yaml", "runs/"]
     assert completions("lathe plan --from deep/") == ["deep/here/", "deep/mlp.yaml"]
     assert completions("lathe run --from=le") == ["--from=lenet.tar.gz", "--from=lenet.yaml"]
     assert completions("lathe reproduce le") == ["lenet.tar.gz", "lenet.yaml"]
