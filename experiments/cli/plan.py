@@ -21,9 +21,10 @@ from experiments.core.files.paths import user_path
 from experiments.core.format import to_json
 from experiments.plan.plan import Plan, make_plan
 from experiments.plan.tables import describe_plan, layouts_table, machine_table, plan_tables
-from experiments.results.manage.recompose import find_named_run, recompose
+from experiments.results.manage.find import find_named_run
 from experiments.trial.debug_run import list_notes
 from experiments.trial.initial_weights import find_weights, get_initial_weights
+from experiments.trial.resume import recompose
 from experiments.trial.trial import find_trial, resolve_runs_dir
 
 if TYPE_CHECKING:

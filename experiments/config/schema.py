@@ -90,19 +90,19 @@ class ExperimentSchema:
     stop_timeout_s: float = 30.0
     """Seconds from Ctrl-C or another request to stop until every process of the training is gone, whatever its code does."""
     notify: NotifySchema = field(default_factory=lambda: NotifySchema())
-    """Who is told how a run ended."""
+    """Notifications of how a run ended."""
 
 
 @dataclass
 class NotifySchema:
-    """How you are told that a run ended, failed or stalled."""
+    """Notifications that a run ended, failed or stalled."""
 
     command: str | None = None
     """Run by a shell, with the message in LATHE_NOTIFY_TEXT and as JSON in its input; null: none."""
     webhook: str | None = None
     """An address that gets the message as JSON, as `${oc.env:NAME}` because it is a secret; null: none."""
     events: list[Literal["end", "failure", "stall"]] = field(default_factory=lambda: ["end", "failure", "stall"])
-    """What you are told of."""
+    """Events to notify of."""
     stall_min: float = 30.0
     """Minutes without progress that are a stall."""
 

@@ -1,4 +1,4 @@
-"""Tells you that a run ended, failed or stalled: by a command of yours, or by a message to a webhook."""
+"""Notifications that a run ended, failed or stalled: by a command of yours, or by a message to a webhook."""
 
 from __future__ import annotations
 

@@ -1,13 +1,17 @@
-"""Changes of a resume: where and how a training runs, never what it computes."""
+"""Changes of a run: of a resume, where and how it trains, never what it computes; and of a new run that starts from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from experiments.config.rules.topology import is_auto
 from experiments.core.errors import InputError
-from experiments.trial.trial import Trial
+from experiments.trial.trial import Trial, trial_id
+
+if TYPE_CHECKING:
+    from experiments.config.experiment import Experiment
 
 CHANGEABLE = (
     "parallel", "hardware", "launcher", "batch_size_per_device", "batch_size_eval", "num_data_workers", "stop_timeout_s",
@@ -54,18 +58,12 @@ def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str]
     )
     if fixed:
         problems = [
-            f"{key}: a resume changes only {', '.join(CHANGEABLE)}; start a new run with `lathe run`" for key in fixed
+            f"{key}: a resume changes only {', '.join(CHANGEABLE)}, and max_steps or max_epochs, which train longer; "
+            f"start a new run with `lathe run --from {trial.folder.name}`"
+            for key in fixed
         ]
         raise InputError(problems, f"the resume of '{trial.folder.name}'")
-    from experiments.config.compose import change, compose
-
-    provenance = trial.provenance
-    dirs = provenance["config_dirs"]
-    if provenance.get("source"):
-        composed = change(trial.config, overrides, trial.id, config_dirs=dirs, trust=trust).config
-    else:
-        before = [override for override in provenance["overrides"] if _root(override) not in chosen]
-        composed = compose([*before, *overrides], config_dirs=dirs, trust=trust).config
+    composed = recompose(trial, overrides, trust=trust).config
     if is_auto(composed):
         raise InputError(
             ["parallel=auto is chosen before a run is frozen; name the layout that `lathe plan` shows for it"]
@@ -74,6 +72,35 @@ def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str]
     if "data_root" in changes and "root" in trial.config["data"]:
         changes["data"] = {**trial.config["data"], "root": composed["data_root"]}
     return changes
+
+
+def recompose(
+    trial: Trial, overrides: Sequence[str], *, config_dirs: Sequence[str | Path] = (), trust: Sequence[str] = ()
+) -> Experiment:
+    """Compose the experiment of a run with further overrides.
+
+    It is composed as the run was, so that values that refer to others follow them, such as a model's number of classes. If
+    that no longer gives the run, as a file has changed, its stored values are changed, and other data cannot be chosen.
+
+    Raises:
+        InputError: lists every problem.
+    """
+    from experiments.config.compose import change, compose
+
+    provenance = trial.provenance
+    dirs, earlier = list(dict.fromkeys([*provenance["config_dirs"], *map(str, config_dirs)])), provenance["overrides"]
+    if not provenance.get("source"):
+        try:
+            same = compose(earlier, config_dirs=dirs, trust=trust).config
+        except InputError:  # a file of its configuration has changed
+            same = None
+        if same is not None and trial_id(same) == trial_id(trial.config):
+            replaced = tuple(f"{get_key(override)}." for override in overrides)
+            if "parallel." in replaced:
+                replaced += ("batch_size_per_device.",)  # it fitted the earlier topology
+            before = [override for override in earlier if not f"{get_key(override)}.".startswith(replaced)]
+            return compose([*before, *overrides], config_dirs=dirs, trust=trust)
+    return change(trial.config, overrides, trial.id, config_dirs=dirs, trust=trust)
 
 
 def check_repeatable(trial: Trial) -> None:

@@ -59,7 +59,7 @@ def _read_values(record: RunRecord) -> dict[str, float]:
         for step, value in series:
             summaries.setdefault(name, MetricSummary()).add(step, value)
     checkpoint = record.config.get("checkpoint")
-    if not isinstance(checkpoint, dict):  # of a shared file that somebody wrote
+    if not isinstance(checkpoint, dict):  # a shared file can hold any value
         checkpoint = {}
     return final_values(summaries, checkpoint.get("best_metric"), checkpoint.get("best_mode"))
 

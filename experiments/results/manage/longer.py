@@ -14,12 +14,11 @@ from experiments.launch.own_launcher import uses_scheduler
 from experiments.plan.plan import Plan, make_plan
 from experiments.results.manage.copy_run import copy_run_until
 from experiments.results.manage.facts import RunFacts, read_facts
-from experiments.results.manage.recompose import recompose
 from experiments.run.checkpoint import Checkpoint, Checkpoints
 from experiments.trial.initial_weights import FILE, link_or_copy
 from experiments.trial.lookup import read_mlflow_ids
 from experiments.trial.parameters import flatten_config
-from experiments.trial.resume import CHANGEABLE, get_key
+from experiments.trial.resume import CHANGEABLE, get_key, recompose
 from experiments.trial.trial import (
     EXCLUDED,
     Trial,

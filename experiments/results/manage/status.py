@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import TextIO
 
 from experiments.core.console import make_console
 from experiments.core.errors import InputError
@@ -34,7 +36,7 @@ def status(args: Namespace) -> int:
         return show(target, args, ui_hint)
     if flags := [flag for flag in ("all", "failed") if getattr(args, flag)]:
         raise InputError([f"--{flags[0]} selects trials of a sweep, but '{args.target}' is a run; leave it out"])
-    facts = _watch(target) if args.watch else read_facts(target)
+    facts = _watch(target, sys.stderr if args.json else sys.stdout) if args.watch else read_facts(target)
     if args.json:
         print(to_json(facts))
     else:
@@ -42,13 +44,13 @@ def status(args: Namespace) -> int:
     return 0
 
 
-def _watch(trial: Trial) -> RunFacts:
+def _watch(trial: Trial, stream: TextIO) -> RunFacts:
     """Print a line whenever there is something new, until the run has ended or the user presses Ctrl-C."""
     shown = ""
     while True:
         facts = read_facts(trial)
         if (line := _describe(facts)) != shown:
-            make_console().print(line, highlight=False, markup=False, soft_wrap=True)
+            make_console(stream).print(line, highlight=False, markup=False, soft_wrap=True)
             shown = line
         if facts.state not in ("new", "pending", "running"):
             return facts

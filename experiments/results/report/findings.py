@@ -12,7 +12,7 @@ from experiments.core.format import format_number, format_point
 from experiments.core.secrets import is_secret
 from experiments.results.report.metric_history import Series
 from experiments.run.metrics import delivered_name
-from experiments.sweep.status.confidence import are_told_apart, estimate_half_width
+from experiments.sweep.status.confidence import differ_significantly, estimate_half_width
 
 HIDDEN = "(hidden)"
 
@@ -183,19 +183,19 @@ def group_by_point(runs: Iterable[ReportRun], mode: str, average_over: Collectio
 
 
 def describe_rivals(findings: Findings, most: int = 5) -> str:
-    """Say which points cannot be told apart from the best one; "" where only one point has a result."""
+    """Say which points do not differ significantly from the best one; "" where only one point has a result."""
     best, others = findings.best, [point for point in findings.points if point.results]
     if findings.kind != "sweep" or best is None or len(others) < 2:
         return ""
     if not findings.has_seeds:
         return "Each point has one trial, so the order of near points may be chance; sweep.num_seeds=3 gives intervals."
-    rivals = [point for point in others if point is not best and not are_told_apart(best.results, point.results)]
+    rivals = [point for point in others if point is not best and not differ_significantly(best.results, point.results)]
     how = "by the 95 % interval of the difference of two means (Welch's t)"
     if not rivals:
-        return f"Every other point is told apart from it {how}."
+        return f"Every other point differs significantly from it, {how}."
     names = [f"{format_point(point.values, findings.short)} ({format_number(point.value)})" for point in rivals[:most]]
     more = f" and {len(rivals) - most} more" if len(rivals) > most else ""
-    return f"Not told apart from it {how}: {', '.join(names)}{more}."
+    return f"No significant difference from it, {how}: {', '.join(names)}{more}."
 
 
 def rank_key(value: float | None, mode: str) -> float:

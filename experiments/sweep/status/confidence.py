@@ -48,7 +48,7 @@ def estimate_difference(one: Sequence[float], other: Sequence[float]) -> tuple[f
     return difference - half, difference + half
 
 
-def are_told_apart(one: Sequence[float], other: Sequence[float]) -> bool:
+def differ_significantly(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether the interval of the difference leaves out 0; False if a point has fewer than two values."""
     interval = estimate_difference(one, other)
     return interval is not None and not interval[0] <= 0 <= interval[1]

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from modules.data.base import DataError
+from modules.data.own.text import Text
 from modules.data.text.library_tokenizer import LibraryTokenizer
 from modules.data.text.token_windows import TokenWindows, stack_prompts
-from modules.data.text_file import TextFile
 
 
-class PretrainedText(TextFile):
+class PretrainedText(Text):
     """A text in UTF-8, named by its path, in the tokens of a folder's `tokenizer.json`; see `TextFile` for its parts."""
 
     is_component = True
@@ -44,22 +44,7 @@ class PretrainedText(TextFile):
             context_tokens: tokens of an example.
             shift: shift the windows of training at random; False: always the same windows.
         """
-        if list(files) != [path]:
-            raise ValueError(
-                f"PretrainedText wants the sha256 of {path!r} in data.files, but got {sorted(files)}; set data.files=auto"
-            )
-        file = PurePath(path)
-        super().__init__(
-            root,
-            str(file.parent),
-            {file.name: files[path]},
-            "byte_pairs",
-            vocab_size,
-            context_tokens,
-            None,
-            None,
-            shift,
-        )
+        super().__init__(root, path, files, "byte_pairs", vocab_size, context_tokens, None, None, shift)
         self.tokenizer_folder, self.tokenizer_sha256 = tokenizer, tokenizer_sha256
 
     def load(self, split: str) -> TokenWindows:
@@ -70,7 +55,7 @@ class PretrainedText(TextFile):
         return stack_prompts(inputs, [self.tokenizer.encode(text) for text in inputs])
 
     @cached_property
-    def tokenizer(self) -> LibraryTokenizer:  # type: ignore[override]
+    def tokenizer(self) -> LibraryTokenizer:  # type: ignore[override]  # no token kinds
         """Converts between text and tokens; reads the file at the first use.
 
         Raises:

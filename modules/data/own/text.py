@@ -36,7 +36,7 @@ class Text(TextFile):
         """
         if list(files) != [path]:
             raise ValueError(
-                f"Text wants the sha256 of {path!r} in data.files, but got {sorted(files)}; set data.files=auto"
+                f"{type(self).__name__} wants the sha256 of {path!r} in data.files, but got {sorted(files)}; set data.files=auto"
             )
         file = PurePath(path)
         super().__init__(

@@ -111,7 +111,7 @@ def test_a_stall_is_sent_once_to_a_webhook(server: HTTPServer, tmp_path: Path, m
 
 
 def test_settings_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = compose(["model=softmax", "notify.command=./tell.sh"]).config
+    own = compose(["model=softmax", "notify.command=./notify.sh"]).config
     assert trial_id(own) == trial_id(compose(["model=softmax"]).config)
     assert reset(own)["notify"]["command"] is None  # a shared file has no command
     with pytest.raises(InputError, match="looks like a secret"):

@@ -13,7 +13,7 @@ from experiments.results.report.tables import format_markdown, make_trials_table
 from experiments.sweep.create import extend, prepare, write
 from experiments.sweep.expand import count_trials_per_point
 from experiments.sweep.spec import read_overrides
-from experiments.sweep.status.confidence import are_told_apart, estimate_difference, estimate_half_width
+from experiments.sweep.status.confidence import differ_significantly, estimate_difference, estimate_half_width
 from experiments.sweep.status.progress import read_progress
 from experiments.sweep.status.text import format_best
 from tests.support.ledgers import finish_trial
@@ -43,7 +43,7 @@ def test_trials_that_differ_only_in_an_averaged_key_are_one_point(tmp_path: Path
     findings = collect_from_sweep(sweep)
     assert findings.varying == ["optimizer.lr"]
     assert [point.values for point in findings.points] == [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.01}]
-    assert "Not told apart from it" in describe_rivals(findings)
+    assert "No significant difference from it" in describe_rivals(findings)
     headings = [column.name for column in make_trials_table(findings).columns]
     assert headings[:4] == ["trial", "lr", "seed", "state"]
     assert "| lr | delivered/val/accuracy\\_top1 | ± std | ± 95 % | finished |" in format_markdown(findings).replace(
@@ -97,7 +97,7 @@ def test_intervals_are_those_of_student_and_welch() -> None:
 
     expected = ttest_ind(one, other, equal_var=False).confidence_interval()
     assert estimate_difference(one, other) == pytest.approx((expected.low, expected.high))
-    assert not are_told_apart(one, other)
-    assert are_told_apart([1.0, 1.0], [2.0, 2.0])
-    assert not are_told_apart([1.0], [2.0, 2.0])
-    assert not are_told_apart([1.0, 1.0], [1.0, 1.0])
+    assert not differ_significantly(one, other)
+    assert differ_significantly([1.0, 1.0], [2.0, 2.0])
+    assert not differ_significantly([1.0], [2.0, 2.0])
+    assert not differ_significantly([1.0, 1.0], [1.0, 1.0])

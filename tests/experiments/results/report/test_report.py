@@ -126,7 +126,7 @@ def test_means_and_deviations_over_seeds_are_on_the_page_and_in_markdown(tmp_pat
     assert lines[6].endswith("| `b00000000010`, `b00000000011` |")
     assert lines[-3].startswith("Best: delivered/val/accuracy_top1 0.605 at `optimizer.lr=0.1 batch_size_global=256`")
     assert lines[-1].startswith(
-        "Not told apart from it by the 95 % interval of the difference of two means (Welch's t): lr=0.1 "
+        "No significant difference from it, by the 95 % interval of the difference of two means (Welch's t): lr=0.1 "
     )
 
 

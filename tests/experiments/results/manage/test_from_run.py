@@ -9,7 +9,8 @@ import pytest
 from experiments.cli.main import main
 from experiments.config.compose import compose
 from experiments.core.errors import InputError
-from experiments.results.manage.recompose import find_named_run, recompose
+from experiments.results.manage.find import find_named_run
+from experiments.trial.resume import recompose
 from experiments.trial.trial import Trial, freeze
 
 SMALL = ("model=mlp", "data=digits", "model.hidden_sizes=[9]", "tracking=off", "max_steps=7")
