@@ -142,7 +142,12 @@ COMMANDS = (
                 help="such as 'optimizer.lr<0.01 and val/accuracy_top1>0.9'",
             ),
             argument(
-                "--sort", metavar="KEY",
+                "--columns", metavar="KEY,KEY", completes="search_key_list",
+                help="show these keys, metrics and tags: name, state, created, lr, val/loss_nats, tags.team",
+            ),
+            argument("-n", type=int, dest="limit", metavar="N", help="list only the first N; default: all"),
+            argument(
+                "--sort", metavar="KEY", completes="search_key",
                 help="metric or key to sort by; -KEY sorts in descending order; default: newest first",
             ),
             JSON, RUNS_DIR,

@@ -185,6 +185,14 @@ def _search_keys(line: Line) -> list[str]:
     return keys(line.runs_dir)
 
 
+def _search_key_list(line: Line) -> list[str]:
+    """Keys and metrics after those that are complete."""
+    from experiments.results.search.index import ATTRIBUTES
+
+    before, comma, _ = line.current.rpartition(",")
+    return [f"{before}{comma}{key}" for key in [*ATTRIBUTES, *_search_keys(line)] if key not in before.split(",")]
+
+
 def _trials(line: Line) -> list[str]:
     """Values and ids that select trials of the sweep on the command line."""
     return _trial_selectors(line, states=None)
@@ -347,6 +355,7 @@ COMPLETERS: Mapping[str, Callable[[Line], Iterable[str]]] = {
     "override": _overrides,
     "run": _runs,
     "search_key": _search_keys,
+    "search_key_list": _search_key_list,
     "shared_file": _shared_files,
     "shared_file_by_name": _shared_files_by_name,
     "sweep": _sweeps,

@@ -9,6 +9,7 @@ from pathlib import Path
 from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
 from experiments.core.files.read_file import DamagedFileError, read_json_map
+from experiments.core.runs_dir import choose_runs_dir
 from experiments.trial.trial import Trial, find_trial
 
 MLFLOW_ID = re.compile(r"[0-9a-f]{6,32}")
@@ -42,12 +43,12 @@ def find_run(name: str, runs_dir: Path) -> Trial:
 
 
 def check_runs_dir(runs_dir: Path) -> None:
-    """Check that the folder of all runs is there.
+    """Check that the folder of all runs is there. The default folder may be missing: the first run makes it.
 
     Raises:
         InputError: it is missing, or it is a file.
     """
-    if runs_dir.is_dir():
+    if runs_dir.is_dir() or (not runs_dir.exists() and runs_dir == choose_runs_dir()):
         return
     problem = "is a file, not a folder with runs" if runs_dir.exists() else "is not there"
     raise InputError(

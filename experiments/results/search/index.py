@@ -32,6 +32,8 @@ from experiments.trial.run_files import read_config, read_provenance
 
 FILE = ".index.json"
 VERSION = 3
+ATTRIBUTES = ("id", "name", "state", "sweep", "created", "verdict")
+"""What a search may name besides keys of the configuration and metrics."""
 MAX_REASON = 300
 """Letters of the cause of a damage; a YAML error quotes the file."""
 LAST, SMALLEST, LARGEST = 1, 2, 3

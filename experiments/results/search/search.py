@@ -29,13 +29,12 @@ from experiments.results.search.condition import (
     condition_error,
     parse,
 )
-from experiments.results.search.index import LARGEST, SMALLEST, Index, IndexedRun
+from experiments.results.search.index import ATTRIBUTES, LARGEST, SMALLEST, Index, IndexedRun
 from experiments.run.metrics import DELIVERED, delivered_name
 from experiments.trial.lookup import check_runs_dir
 
 EXTREMES = {"min:": SMALLEST, "max:": LARGEST}
 """Prefixes of a metric for the smallest or largest value of its curve; without a prefix it is the last value."""
-ATTRIBUTES = ("id", "name", "state", "sweep", "created", "verdict")
 IN_EVERY_ROW = ATTRIBUTES[:-1]
 STATES = ("new", "pending", "running", "finished", "pruned", "failed", "interrupted", "killed", "cancelled")
 """All states of a run."""
@@ -81,13 +80,22 @@ def ls(args: argparse.Namespace) -> int:
     Raises:
         InputError: the condition is not valid, or no run has one of its keys.
     """
-    runs_dir = Path(args.runs_dir)
-    matching, names = search(runs_dir, args.condition, args.sort)
+    runs_dir, limit = Path(args.runs_dir), args.limit
+    if limit is not None and limit < 1:
+        raise InputError([f"-n {limit} lists no run; write a positive number, or leave it out to list all"])
+    columns = split_columns(args.columns)
+    matching, names = search(runs_dir, args.condition, args.sort, columns)
+    shown = matching[:limit]
     if args.json:
-        print(to_json([_document(run) for run in matching]))
+        print(to_json([_document(run, {key: names[key] for key in columns}) for run in shown]))
     elif matching:
         mentioned = list(dict.fromkeys(names.values())) or _default_metric(matching)
-        make_console().print(_table(matching, mentioned, time.time()))
+        now = time.time()
+        make_console().print(
+            _make_table_of([names[key] for key in columns], shown, now) if columns else _table(shown, mentioned, now)
+        )
+        if len(shown) < len(matching):
+            print(f"{len(shown)} of {len(matching)} runs; leave out -n to list all", file=sys.stderr)
     else:
         num_runs = len(Index(runs_dir).runs())
         print(
@@ -98,11 +106,18 @@ def ls(args: argparse.Namespace) -> int:
     return 0
 
 
-def search(runs_dir: Path, condition: str | None, sort: str | None = None) -> tuple[list[IndexedRun], dict[str, str]]:
+def split_columns(text: str | None) -> list[str]:
+    """The keys of `--columns`."""
+    return list(dict.fromkeys(filter(None, (key.strip() for key in (text or "").split(",")))))
+
+
+def search(
+    runs_dir: Path, condition: str | None, sort: str | None = None, columns: Sequence[str] = ()
+) -> tuple[list[IndexedRun], dict[str, str]]:
     """Find the runs that match a condition.
 
     Returns:
-        The runs, sorted; and the full name of every key in the condition and in `sort`.
+        The runs, sorted; and the full name of every key in the condition, in ``sort`` and in ``columns``.
 
     Raises:
         InputError: there is no such folder, the condition is not valid, or it names a key that no run has.
@@ -113,7 +128,7 @@ def search(runs_dir: Path, condition: str | None, sort: str | None = None) -> tu
     runs = index.runs()
     for damage in index.damaged:
         print(f"warning: {damage}", file=sys.stderr)
-    names = resolve_keys(parsed, condition or "", sort, Keys.from_runs(runs)) if runs else {}
+    names = resolve_keys(parsed, condition or "", sort, Keys.from_runs(runs), columns) if runs else {}
     matching = [run for run in runs if parsed is None or parsed.holds(_lookup(run, names))]
     return _sorted(matching, sort, names), names
 
@@ -122,8 +137,10 @@ def _lookup(run: IndexedRun, names: Mapping[str, str]) -> Lookup:
     return lambda key: get_value(run, names[key])
 
 
-def resolve_keys(condition: Condition | None, text: str, sort: str | None, known: Keys) -> dict[str, str]:
-    """The full key for each key of the condition and of ``sort``.
+def resolve_keys(
+    condition: Condition | None, text: str, sort: str | None, known: Keys, columns: Sequence[str] = ()
+) -> dict[str, str]:
+    """The full key for each key of the condition, of ``sort`` and of ``columns``.
 
     Raises:
         InputError: no run has such a key, or the key is ambiguous.
@@ -137,7 +154,10 @@ def resolve_keys(condition: Condition | None, text: str, sort: str | None, known
         if name is None:
             raise InputError([f"--sort {sort}: {_explain(key, known)}"])
         names[key] = name
-    return names
+    found = {key: known.resolve(key) for key in columns}
+    if missing := [key for key, name in found.items() if name is None]:
+        raise InputError([f"--columns {key}: {_explain(key, known)}" for key in missing])
+    return names | {key: name for key, name in found.items() if name is not None}
 
 
 def _resolve(one: Comparison, text: str, known: Keys) -> str:
@@ -222,6 +242,19 @@ def _table(runs: Sequence[IndexedRun], mentioned: Sequence[str], now: float) -> 
     return table
 
 
+def _make_table_of(keys: Sequence[str], runs: Sequence[IndexedRun], now: float) -> Table:
+    """A table of the keys of `--columns`, after the id that every command takes."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    for key in keys:
+        is_text = key in IN_EVERY_ROW or any(isinstance(get_value(run, key), str) for run in runs)
+        table.add_column(escape(key), justify="left" if is_text else "right", overflow="fold")
+    for run in runs:
+        cells = (_when(run.created, now) if key == "created" else _cell(get_value(run, key)) for key in keys)
+        table.add_row(escape(run.id), *map(escape, cells))
+    return table
+
+
 def _shown_name(run: IndexedRun) -> str:
     """For a trial of a sweep the values that vary, else the name."""
     short = {key: key.rpartition(".")[2] for key in run.values}
@@ -241,7 +274,8 @@ def _when(created: float, now: float) -> str:
     return datetime.datetime.fromtimestamp(created).strftime("%Y-%m-%d %H:%M")
 
 
-def _document(run: IndexedRun) -> dict[str, Any]:
+def _document(run: IndexedRun, columns: Mapping[str, str]) -> dict[str, Any]:
+    """The record of a run; with ``columns``, also the values of these keys, by the name that the user wrote."""
     metrics = {
         name: {"last": run.metrics[name], "min": run.extreme(name, SMALLEST), "max": run.extreme(name, LARGEST)}
         for name in run.metrics
@@ -249,5 +283,5 @@ def _document(run: IndexedRun) -> dict[str, Any]:
     return {
         "id": run.id, "name": run.name, "sweep": run.sweep, "state": run.state, "created": run.created,
         "verdict": run.verdict, "folder": str(run.folder.resolve()), "values": run.values, "metrics": metrics,
-        "config": run.config,
+        "config": run.config, **({"columns": {key: get_value(run, name) for key, name in columns.items()}} if columns else {}),
     }  # fmt: skip

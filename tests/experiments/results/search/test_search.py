@@ -81,6 +81,30 @@ def test_the_table_has_the_keys_of_the_condition(lathe: Lathe, tmp_path: Path) -
     assert lathe("ls").stdout.splitlines()[0].split()[3] == "delivered/val/accuracy_top1"
 
 
+def test_columns_replace_those_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LATHE_RUNS", str(tmp_path / "runs"))
+    for command, shown in ((["ls"], f"there are no runs in {tmp_path / 'runs'}\n"), (["ls", "--json"], "[]\n")):
+        assert main(command) == 0  # the default folder, before the first run
+        assert capsys.readouterr().out == shown
+    make(tmp_path / "runs", "aaa", 0.001, 0.95, tags={"team": "vision"})
+    make(tmp_path / "runs", "bbb", 0.005, 0.75)
+    assert main(["ls", "--columns", "name,lr,val/acc,team", "-n", "1", "--sort", "lr"]) == 0
+    shown = capsys.readouterr()
+    heading, _, *rows = shown.out.splitlines()
+    assert heading.split() == ["run", "name", "optimizer.lr", "val/accuracy_top1", "tags.team"]
+    assert [row.split() for row in rows] == [["aaa", "blobs", "0.001", "0.95", "vision"]]
+    assert shown.err == "1 of 2 runs; leave out -n to list all\n"
+    assert main(["ls", "--columns", "lr", "--sort", "-lr", "--json"]) == 0
+    assert [run["columns"] for run in json.loads(capsys.readouterr().out)] == [{"lr": 0.005}, {"lr": 0.001}]
+    assert main(["ls", "--columns", "optimizer.lrr,staet"]) == 2
+    assert capsys.readouterr().err.count("did you mean") == 2
+    assert main(["ls", "-n", "0"]) == 2
+    assert "-n 0 lists no run; write a positive number" in capsys.readouterr().err
+    assert complete(["lathe", "ls", "--columns", "name,optimizer.l"]) == ["name,optimizer.lr"]
+
+
 def test_a_reproduction_is_found_by_its_verdict(tmp_path: Path) -> None:
     trial, other = make_run(tmp_path), make_run(tmp_path, "d4e5f6")
     (trial.folder / "verdict.yaml").write_text("verdict: within tolerance\n")
