@@ -45,7 +45,7 @@ class ModelInterface:
     class_names: tuple[str, ...] | None = None
     """Names of the classes; None if the data only numbers them."""
     takes: str | None = None
-    """What `lathe predict` reads for the model: "row", "image" or "text"; None: it cannot predict."""
+    """What `lathe predict` reads for the model: "row", "image", "audio" or "text"; None: it cannot predict."""
 
     needs_files: bool | None = None
     """Whether that needs what the data set saves of its files; None: no."""

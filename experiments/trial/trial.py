@@ -129,7 +129,9 @@ NEWER = {
     "task": {"_target_": "modules.task.supervised.Supervised"}, "callback": {}, "gradient": {}, "fast_dev_run": False,
     "overfit_batches": None, "evaluation_sets": {}, "user": {},
 }  # fmt: skip
-"""Keys that the first version did not have. With these values they change nothing, so they do not count."""
+NEWER_DATA = {"group_pattern": None, "on_bad_example": "error", "skipped": []}
+"""Keys that the first version did not have, of the root and of the data. With these values they change nothing, so they do not
+count."""
 
 
 def trial_id(config: dict[str, Any]) -> str:
@@ -144,6 +146,9 @@ def trial_id(config: dict[str, Any]) -> str:
         hashed["data"].pop("tokenizer", None)
     if hashed["data"].get("fold", ...) is None:  # without cross-validation; earlier versions had no such keys
         hashed["data"] = {key: value for key, value in hashed["data"].items() if key not in ("fold", "num_folds")}
+    hashed["data"] = {
+        key: value for key, value in hashed["data"].items() if key not in NEWER_DATA or value != NEWER_DATA[key]
+    }
     if config["model"].get("_target_") == HUGGING_FACE:  # what counts of the folder is its config.json
         hashed["model"] = {key: value for key, value in config["model"].items() if key != "folder"}
     if get_initial_weights(config) is None:

@@ -241,8 +241,8 @@ class InputReader(Data, Protocol):
     """A data set that can also read inputs of a user, for `lathe predict`."""
 
     @property
-    def takes(self) -> Literal["text", "image", "row"]:
-        """The kind of an input: a line of text, the path of an image file, or a row of a table as a JSON object."""
+    def takes(self) -> Literal["text", "image", "audio", "row"]:
+        """The kind of an input: a line of text, the path of an image or WAV file, or a row of a table as a JSON object."""
         ...
 
     def read(self, inputs: Sequence[str]) -> Tensors:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from modules.data.base import Batch, DataError
-from modules.data.image.image_crop import UnreadableError, make_image_crop
+from modules.data.image.image_crop import make_image_crop
 from modules.data.image.tar_index import TarIndex, tar_index
+from modules.data.own.folder_split import UnreadableError
 from modules.data.tensors import check_at_least, check_split
 
 

@@ -1,7 +1,8 @@
-"""Small data of a user: a table, a text and a folder of photos, and what to choose with them."""
+"""Small data of a user: a table, a text, folders of photos and recordings, and what to choose with them."""
 
 from __future__ import annotations
 
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,26 @@ def write_photos(folder: Path, per_class: int = 10) -> Path:
     return folder / "pets"
 
 
+def write_sound(path: Path, hertz: float, seconds: float, rate: int = 8000) -> None:
+    """A tone as a WAV file of 16 bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes(
+            (np.sin(2 * np.pi * hertz / rate * np.arange(int(rate * seconds))) * 9000).astype("<i2").tobytes()
+        )
+
+
+def write_sounds(folder: Path, per_class: int = 10) -> Path:
+    """Tones of two classes, without folders for the splits."""
+    for name, hertz in (("low", 300), ("high", 1500)):
+        for take in range(per_class):
+            write_sound(folder / "sounds" / name / f"{take}.wav", hertz + 9 * take, 0.1)
+    return folder / "sounds"
+
+
 def write_all(folder: Path) -> dict[str, list[str]]:
-    """Write all three; returns the overrides that go with each option of the group `data`."""
+    """Write all; returns the overrides that go with each option of the group `data`."""
     return {
         "csv": [f"data.path={write_table(folder)}", "data.target=price", *REGRESSION],
         "text": [f"data.path={write_text(folder)}", *LANGUAGE, "batch_size_global=4"],
@@ -51,4 +70,5 @@ def write_all(folder: Path) -> dict[str, list[str]]:
             "data.resize_size=9",
             "batch_size_global=4",
         ],
+        "audio_folder": [f"data.folder={write_sounds(folder)}", "data.num_bands=8", "batch_size_global=4"],
     }

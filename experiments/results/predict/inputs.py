@@ -1,5 +1,5 @@
-"""Reads the inputs of `lathe predict`: texts, image files and folders, rows of tables, or lines of standard input. Imports
-no torch."""
+"""Reads the inputs of `lathe predict`: texts, image or WAV files and folders, rows of tables, or lines of standard input.
+Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,33 @@ from experiments.core.files.paths import user_path
 from experiments.results.predict import rows
 
 STDIN = "-"
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-"""Endings of images in a folder; a file that is named itself may have any ending."""
-Takes = Literal["text", "image", "row"]
-KINDS = {"text": "a text", "image": "a path", "row": "a JSON object"}
+Takes = Literal["text", "image", "audio", "row"]
+KINDS = {"text": "a text", "image": "a path", "audio": "a path", "row": "a JSON object"}
 """What a line of standard input is."""
-PLURALS = {"text": "texts", "image": "images", "row": "files with rows"}
+PLURALS = {"text": "texts", "image": "images", "audio": "recordings", "row": "files with rows"}
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """What is read from files and folders."""
+
+    noun: str
+    """Of one file, with its article."""
+    endings: tuple[str, ...]
+    """Of files in a folder; a file that is named itself may have any ending."""
+
+
+FILES = {
+    "image": InputFiles(
+        "an image", (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+    ),
+    "audio": InputFiles("a recording", (".wav", ".wave")),
+}
 
 
 @dataclass(frozen=True)
 class ModelInput:
-    """One input: a text or the path of an image, or the reason why it is not valid."""
+    """One input: a text, a row or the path of a file, or the reason why it is not valid."""
 
     value: str
     problem: str | None = None
@@ -38,7 +54,8 @@ def find_problems(args: Sequence[str], takes: Takes, output: Path | None = None)
         args, takes, output: as for `read_inputs`.
     """
     named = [arg for arg in args if arg != STDIN]
-    problems = [problem for arg in named if arg and takes == "image" and (problem := _find_problem(arg, output))]
+    kind = FILES.get(takes)
+    problems = [problem for arg in named if arg and kind and (problem := _find_problem(arg, kind, output))]
     problems += [problem for arg in named if arg and takes == "row" and (problem := rows.find_problem(arg))]
     problems += [
         f"INPUT='' is empty; write {'a text' if takes == 'text' else 'a path'}, or leave it out"
@@ -57,7 +74,8 @@ def read_inputs(
 
     Args:
         args: of the command line; without any, standard input is read.
-        takes: whether they are texts, images and folders of images, or files with rows, each of which is an input. A line
+        takes: whether they are texts, files and folders of images or recordings, or files with rows, each of which is an
+            input. A line
             of standard input is then a JSON object.
         pipe: the lines of standard input; each is an argument.
         output: the folder for predictions. Folders and patterns skip it, as it holds earlier predictions.
@@ -65,11 +83,9 @@ def read_inputs(
     for arg in args or [STDIN]:
         if arg == STDIN:
             for number, line in enumerate(pipe, start=1):
-                if takes == "image" and _is_image(line):
-                    yield ModelInput(
-                        "-",
-                        "INPUT - is an image, but must be a list of paths, one per line; name the file instead of `-`",
-                    )
+                if takes in FILES and _is_content(line):
+                    rule = "but must be a list of paths, one per line; name the file instead of `-`"
+                    yield ModelInput("-", f"INPUT - is {FILES[takes].noun}, {rule}")
                     return
                 yield from _read_line(number, line.rstrip(b"\r\n"), takes, output)
         else:
@@ -80,7 +96,7 @@ def _find_inputs(arg: str, takes: Takes, output: Path | None) -> Iterable[str]:
     """The inputs that an argument names."""
     if takes == "text":
         return [arg]
-    return rows.read_rows(arg) if takes == "row" else _find_images(arg, output)
+    return rows.read_rows(arg) if takes == "row" else _find_files(arg, FILES[takes], output)
 
 
 def skips_output(args: Sequence[str], output: Path) -> bool:
@@ -92,7 +108,7 @@ def skips_output(args: Sequence[str], output: Path) -> bool:
     )
 
 
-def _is_image(line: bytes) -> bool:
+def _is_content(line: bytes) -> bool:
     """True if a line is the beginning of a PNG or JPEG, or holds a NUL byte, which no path has."""
     return line.startswith((b"\x89PNG", b"\xff\xd8\xff")) or b"\0" in line
 
@@ -101,9 +117,9 @@ def _read_line(number: int, line: bytes, takes: Takes, output: Path | None) -> I
     arg = os.fsdecode(line)
     if not line:
         yield ModelInput("", f"line {number} of the input is empty; write {KINDS[takes]}")
-    elif takes == "image":
-        problem = _find_problem(arg, output)
-        yield from [ModelInput(arg, problem)] if problem else map(ModelInput, _find_images(arg, output))
+    elif kind := FILES.get(takes):
+        problem = _find_problem(arg, kind, output)
+        yield from [ModelInput(arg, problem)] if problem else map(ModelInput, _find_files(arg, kind, output))
     else:
         try:
             yield ModelInput(line.decode("utf-8"))
@@ -111,15 +127,15 @@ def _read_line(number: int, line: bytes, takes: Takes, output: Path | None) -> I
             yield ModelInput(arg, f"line {number} of the input is not UTF-8 ({err.reason}); convert it with `iconv`")
 
 
-def _find_images(arg: str, output: Path | None) -> Iterator[str]:
-    """The files that an argument names: one file, all images below a folder, or the matches of a pattern."""
+def _find_files(arg: str, kind: InputFiles, output: Path | None) -> Iterator[str]:
+    """The files that an argument names: one file, all of a kind below a folder, or the matches of a pattern."""
     path = user_path(arg)
     if path.is_dir():
         for folder, folders, names in os.walk(path):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             names = [name for name in names if not name.startswith(".")]
             if not _is_same(folder, output):
-                yield from (os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(ENDINGS))
+                yield from (os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(kind.endings))
     elif path.exists() or not has_magic(arg):
         yield str(path)
     else:
@@ -131,34 +147,34 @@ def _is_same(folder: str, output: Path | None) -> bool:
     return output is not None and os.path.realpath(folder or ".") == os.path.realpath(output)
 
 
-def _find_problem(arg: str, output: Path | None) -> str | None:
+def _find_problem(arg: str, kind: InputFiles, output: Path | None) -> str | None:
     try:
-        return _find_missing(arg, output)
+        return _find_missing(arg, kind, output)
     except InputError as err:
         return err.problems[0]
     except OSError as err:  # the folder is not readable
         return f"{arg} cannot be read ({err.strerror}); name a file that can be read"
 
 
-def _find_missing(arg: str, output: Path | None) -> str | None:
-    path = user_path(arg)
+def _find_missing(arg: str, kind: InputFiles, output: Path | None) -> str | None:
+    path, name = user_path(arg), kind.noun.partition(" ")[2]
     if path.is_dir() or (has_magic(arg) and not path.exists()):
-        first, first_read = (next(_find_images(arg, folder), None) for folder in (None, output))
+        first, first_read = (next(_find_files(arg, kind, folder), None) for folder in (None, output))
         if first and (not first_read or (path.is_dir() and _is_same(str(path), output))):
             return (
-                f"the images of {arg} are in -o {output}, which is skipped, as it holds earlier predictions; name another "
+                f"the {name}s of {arg} are in -o {output}, which is skipped, as it holds earlier predictions; name another "
                 "folder for -o"
             )
-        rule = "has no image" if path.is_dir() else "matches no file"
-        endings = f"; images end in {', '.join(ENDINGS)}" if path.is_dir() else "; write another pattern"
+        rule = f"has no {name}" if path.is_dir() else "matches no file"
+        endings = f"; {name}s end in {', '.join(kind.endings)}" if path.is_dir() else "; write another pattern"
         return None if first else f"{arg} {rule}{endings}"
     if path.exists():
         return None
     if not path.parent.is_dir():
-        return f"there is no image {arg}, as there is no folder {path.parent}; name an existing file"
+        return f"there is no {name} {arg}, as there is no folder {path.parent}; name an existing file"
     if arg.startswith(("evaluator.", "data.")) and "=" in arg:
-        return f"there is no image {arg}; to change a key of the run, write `--set {arg}`"
-    images = [
-        inside.name for inside in path.parent.iterdir() if inside.is_dir() or inside.name.lower().endswith(ENDINGS)
+        return f"there is no {name} {arg}; to change a key of the run, write `--set {arg}`"
+    files = [
+        inside.name for inside in path.parent.iterdir() if inside.is_dir() or inside.name.lower().endswith(kind.endings)
     ]
-    return f"there is no image {arg}; {did_you_mean(path.name, images, 'name an existing file')}"
+    return f"there is no {name} {arg}; {did_you_mean(path.name, files, 'name an existing file')}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.core import atomic
 from experiments.core.errors import InputError
-from experiments.results.predict.inputs import Takes
+from experiments.results.predict.inputs import FILES, Takes
 
 if TYPE_CHECKING:
     from modules.evaluator.base import Prediction
@@ -76,7 +76,7 @@ class PredictionWriter:
         if self.folder is None or not files:
             self.num_left_out += len(files)
             return []
-        stem = self._free_name(Path(value).stem if self.takes == "image" else "answer")
+        stem = self._free_name(Path(value).stem if self.takes in FILES else "answer")
         written = []
         for end, content in files.items():
             path = self.folder / f"{stem}.{end}"

@@ -1,4 +1,4 @@
-"""`lathe predict`: applies the model of a run to images, texts or rows of the user."""
+"""`lathe predict`: applies the model of a run to images, recordings, texts or rows of the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
 from experiments.results.export.export import load_interface
-from experiments.results.predict.inputs import PLURALS, ModelInput, find_problems, read_inputs, skips_output
+from experiments.results.predict.inputs import FILES, PLURALS, ModelInput, find_problems, read_inputs, skips_output
 from experiments.results.predict.outputs import PredictionWriter
 from experiments.tracking.model.final_model import describe_model, find_final_model
 from experiments.trial.lookup import find_run
@@ -42,7 +42,7 @@ def predict(args: argparse.Namespace) -> int:
     chosen = find_final_model(trial)
     is_typed = sys.stdin is None or sys.stdin.isatty()  # None: the parent process closed it
     if not args.inputs and is_typed:
-        raise InputError(["INPUT is missing; name an image or text, or `-` to type lines"])
+        raise InputError(["INPUT is missing; name a file or text, or `-` to type lines"])
     interface = load_interface(trial, trust)
     data, evaluator = _components(trial, _config(trial, args), trust)
     output = user_path(args.output, "-o") if args.output else None
@@ -61,8 +61,8 @@ def predict(args: argparse.Namespace) -> int:
         )
     print(f"model of run {trial.folder.name}: step {facts['step']}, {facts['chosen']}", file=sys.stderr)
     about = {"run": trial.folder.name, "step": facts["step"]} if args.json else None
-    if data.takes == "image" and output is not None and skips_output(args.inputs, output):
-        print(f"images in {output} are skipped, as it holds earlier predictions", file=sys.stderr)
+    if data.takes in FILES and output is not None and skips_output(args.inputs, output):
+        print(f"files in {output} are skipped, as it holds earlier predictions", file=sys.stderr)
     writer = PredictionWriter(data.takes, output, about)
     inputs = read_inputs(args.inputs, data.takes, sys.stdin.buffer if sys.stdin else (), output)
     batch_size = 1 if "-" in (args.inputs or "-") and not _is_file(sys.stdin) else predictor.batch_size

@@ -1,4 +1,4 @@
-"""What an exported model needs besides its weights to take rows, images or texts, as `lathe predict` does."""
+"""What an exported model needs besides its weights to take rows, images, recordings or texts, as `lathe predict` does."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ PARTS: Final = ("data", "evaluator")
 SIZE: Final = 32
 """Pixels of the sides of an example image, if the model does not fix them."""
 DTYPE: Final = "uint8"
+SAMPLE_RATE: Final = 16000
+"""Of an example recording, if the data set names none."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ def find_raw_inputs(trial: Trial, interface: ModelInterface, project: Path, trus
         return RawInputs("rows of a table", config, reader, inputs, example, {"columns": kinds} if known else {})
     if interface.takes == "image":
         return RawInputs("images", config, reader, {"inputs": (DTYPE, (-1,) * 4)}, _make_example_images(interface))
+    if interface.takes == "audio":
+        rate = config["data"].get("sample_rate") or SAMPLE_RATE
+        return RawInputs("recordings", config, reader, {"inputs": ("float32", (-1, -1))}, _make_example_sounds(rate))
     return RawInputs("texts", config, reader, {"": STRING}, [_find_example_text(data)]) if data else None
 
 
@@ -110,6 +115,13 @@ def _make_example_images(interface: ModelInterface) -> Any:
     shape = kind.shape[1:] if isinstance(kind, TensorKind) else ()
     channels, height, width = shape if len(shape) == 3 and min(shape) > 0 and shape[0] in (1, 3) else (3, SIZE, SIZE)
     return np.resize(np.arange(256, dtype=DTYPE), (1, height, width, channels))
+
+
+def _make_example_sounds(sample_rate: int) -> Any:
+    """float32 [1, samples], half a second of the tone A."""
+    import numpy as np
+
+    return np.sin(2 * np.pi * 440 / sample_rate * np.arange(sample_rate // 2, dtype="float32"))[None]
 
 
 def _make_example_rows(columns: Mapping[str, Mapping[str, Any]]) -> Any:

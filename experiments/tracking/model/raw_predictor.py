@@ -1,8 +1,9 @@
-"""Predicts as `lathe predict` does: rows of a table, images or texts in, answers out. Exported with the model."""
+"""Predicts as `lathe predict` does: rows of a table, images, recordings or texts in, answers out. Exported with the model."""
 
 from __future__ import annotations
 
 import json
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ from modules.data.own.columns import to_json_rows
 from modules.evaluator.base import Predicts, find_predicting
 
 READER = "reader.json"
+FLOAT = 3
+"""How a WAV file calls samples that are floats."""
+SAMPLE_RATE = 16000
+"""Of samples without a header, if the data set names none."""
 PREDICTION = "prediction"
 """The default of the parameter `answer`: what `lathe predict --json` prints."""
 
@@ -75,7 +80,9 @@ class RawPredictor:
 
         Args:
             inputs: of a table, a data frame or its columns, with missing values where a value is not known; images, uint8
-                [images, height, width, 1, 3 or 4], or a list of such arrays or of the bytes of image files; or texts.
+                [images, height, width, 1, 3 or 4], or a list of such arrays or of the bytes of image files; recordings, float
+                [recordings, samples] from -1 to 1 at the rate of the training, or a list of such arrays or of the bytes of
+                WAV files; or texts.
             params: ``answer``, one of `answers`.
 
         Returns:
@@ -105,7 +112,7 @@ class RawPredictor:
 
     @contextmanager
     def _as_arguments(self, inputs: Any) -> Iterator[list[str]]:
-        """The inputs as arguments of `lathe predict`; images become files."""
+        """The inputs as arguments of `lathe predict`; images and recordings become files."""
         if self.data.takes == "row":
             yield to_json_rows(inputs if isinstance(inputs, pd.DataFrame) else pd.DataFrame(inputs))
         elif self.data.takes == "text":
@@ -115,9 +122,14 @@ class RawPredictor:
             yield [str(value) for value in values]
         else:
             with tempfile.TemporaryDirectory() as folder:
-                files = [Path(folder, f"image_{number}") for number in range(len(inputs))]
-                for file, image in zip(files, inputs, strict=True):
-                    _write_image(file, image)
+                files = [Path(folder, f"{self.data.takes}_{number}") for number in range(len(inputs))]
+                for file, content in zip(files, inputs, strict=True):
+                    if isinstance(content, bytes):
+                        file.write_bytes(content)
+                    elif self.data.takes == "image":
+                        _write_image(file, content)
+                    else:
+                        _write_sound(file, content, getattr(self.data, "sample_rate", SAMPLE_RATE))
                 try:
                     yield [str(file) for file in files]
                 except ValueError as err:
@@ -125,14 +137,11 @@ class RawPredictor:
 
 
 def _write_image(file: Path, image: Any) -> None:
-    """Write the bytes of an image file, or pixels.
+    """Write pixels.
 
     Raises:
         ValueError: they are no pixels.
     """
-    if isinstance(image, bytes):
-        file.write_bytes(image)
-        return
     pixels = np.asarray(image)
     channels = pixels.shape[2:] or (1,)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels[0] not in (1, 3, 4) or not pixels.size:
@@ -143,6 +152,24 @@ def _write_image(file: Path, image: Any) -> None:
     Image.fromarray(pixels[:, :, 0] if channels == (1,) and pixels.ndim == 3 else pixels).save(
         file, "PNG", compress_level=1
     )
+
+
+def _write_sound(file: Path, sound: Any, sample_rate: int) -> None:
+    """Write samples.
+
+    Raises:
+        ValueError: they are no samples.
+    """
+    samples = np.asarray(sound)
+    if samples.dtype.kind != "f" or samples.ndim != 1 or not samples.size:
+        raise ValueError(
+            f"{file.name} is {samples.dtype} {list(samples.shape)}; give float [samples] from -1 to 1 at {sample_rate} samples "
+            "per second, or the bytes of a WAV file"
+        )
+    content = samples.astype("<f4").tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, FLOAT, 1, sample_rate, 4 * sample_rate, 4, 32)
+    parts = b"WAVE" + form + struct.pack("<4sI", b"data", len(content)) + content
+    file.write_bytes(struct.pack("<4sI", b"RIFF", len(parts)) + parts)
 
 
 def _to_arrays(tensors: Tensors) -> Arrays:

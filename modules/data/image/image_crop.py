@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modules.data.image.decoding import ImageError, decode, open_image, upright_size
 from modules.data.image.user_images import unreadable
+from modules.data.own.folder_split import UnreadableError
 from modules.data.sampling.example_random import ExampleRandom
 from modules.data.tensors import check_at_least, check_image_shape
 
@@ -116,19 +117,6 @@ class ImageCrop:
         left, top = corner
         box = (left, top, min(photo.width, left + size[0]), min(photo.height, top + size[1]))
         return np.asarray(photo.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR, box=box))
-
-
-class UnreadableError(Exception):
-    """A file is not an image.
-
-    Attributes:
-        number: its position among the files.
-        reason: the message of the decoder.
-    """
-
-    def __init__(self, number: int, reason: str) -> None:
-        super().__init__(reason)
-        self.number, self.reason = number, reason
 
 
 def make_image_crop(

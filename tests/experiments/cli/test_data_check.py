@@ -27,7 +27,7 @@ def test_every_unreadable_and_ignored_file_is_listed(tmp_path: Path, capsys: pyt
     shown = capsys.readouterr().out
     assert "faults: 2" in shown
     for text in (
-        "ant/3.png cannot be read as an image",
+        "ant/3.png cannot be read as a photo",
         "ant/5.png cannot be read",
         "1 other files, which are left out",
     ):

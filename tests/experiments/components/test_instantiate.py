@@ -87,7 +87,7 @@ def test_a_users_launcher_without_launch_is_not_instantiated(tmp_path: Path, mon
     ("key", "target"),
     [
         ("launcher", "launchers.processes.process.TrainingProcess"), ("model", "modules.model.gpt.Block"),
-        ("data", "modules.data.image_folder.ImageSplit"), ("objective", "modules.objective.base.Objective"),
+        ("data", "modules.data.own.folder_split.FolderSplit"), ("objective", "modules.objective.base.Objective"),
         ("parallel", "modules.parallel.asynchronous.replica.Replica"),
     ],
 )  # fmt: skip

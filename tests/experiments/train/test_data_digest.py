@@ -16,8 +16,9 @@ from experiments.train.data_digest import fingerprint, load_split
 from modules.data.base import Batch, Data, StreamShard
 from modules.data.image.masked_images import MaskedImage, MaskedImages
 from modules.data.image.tar_index import TarIndex
-from modules.data.image_folder import ImageFolder, ImageSplit
+from modules.data.image_folder import ImageFolder
 from modules.data.image_shards import ImageShards, ShardSplit
+from modules.data.own.folder_split import FolderSplit
 from modules.data.tensors import TensorSplit
 from modules.data.text.token_windows import TokenWindows
 
@@ -108,7 +109,7 @@ def test_names_labels_and_sizes_of_photos_count_but_not_where_they_are(tmp_path:
         for each in names:
             (tmp_path / name / each).write_bytes(b"x" * size)
         data = ImageFolder("/nowhere", "photos", None, 3, 2, False, [3, 2, 2], 12, 9)
-        split = ImageSplit(
+        split = FolderSplit(
             data, tmp_path / name, False, np.array([each.encode() for each in names]), torch.tensor(targets)
         )
         split.batch = lambda indices, seeds: (indices, indices)  # type: ignore[method-assign]

@@ -93,8 +93,8 @@ def test_a_damaged_photo_is_named_by_workers_too(folder: Path) -> None:
             list(training_batches(split, 5, seed=3, first_step=0, num_steps=1, num_workers=num_workers))
         path = folder / "train" / "bee" / "1.png"
         assert str(caught.value) == (
-            f"data.folder='photos': {path} cannot be read as an image (unknown format); "
-            f"every file of a split must be an image; replace or remove it"
+            f"{path} cannot be read as a photo (unknown format); replace or remove it, or set data.on_bad_example=skip to "
+            "train without such files"
         )
 
 
@@ -110,7 +110,7 @@ def test_folders_that_do_not_fit_are_refused(folder: Path) -> None:
         _data(folder).load("val")
     for photo in (folder / "test").glob("*/*"):
         photo.unlink()
-    with pytest.raises(DataError, match=r"test has no images; a split needs files that end in \.jpg, \.jpeg, \.png"):
+    with pytest.raises(DataError, match=r"test has no photos; a split needs files that end in \.jpg, \.jpeg, \.png"):
         _data(folder).load("test")
 
 
@@ -165,7 +165,7 @@ def test_other_files_are_counted_in_a_warning(folder: Path) -> None:
 
 def test_a_class_without_photos_is_refused(folder: Path) -> None:
     (folder / "train" / "cow").mkdir()
-    with pytest.raises(DataError, match="train/cow has no photo, but no file at all; photos are files that end in"):
+    with pytest.raises(DataError, match="train/cow has no photo, but no other file; photos are files that end in"):
         _data(folder, num_classes=3).load("train")
     for name in ("1.heic", "2.heic", "3.txt"):
         (folder / "train" / "cow" / name).write_bytes(b"")

@@ -148,3 +148,14 @@ def test_standard_input_is_read_lazily() -> None:
     inputs = read_inputs([], "text", pipe())
     assert [next(inputs), next(inputs)] == [ModelInput("0"), ModelInput("1")]
     assert len(read) == 2
+
+
+def test_recordings_are_found_like_images(folder: Path) -> None:
+    (folder / "pets" / "miaow.WAV").touch()
+    assert [item.value for item in read_inputs(["pets"], "audio", [])] == ["pets/miaow.WAV"]
+    assert find_problems(["empty", "miaou.wav"], "audio") == [
+        "empty has no recording; recordings end in .wav, .wave",
+        "there is no recording miaou.wav; name an existing file",
+    ]
+    (item,) = read_inputs([], "audio", [b"RIFF\0\0"])
+    assert (item.problem or "").startswith("INPUT - is a recording, but must be a list of paths")

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.data.image.image_crop import ImageCrop, UnreadableError, make_image_crop
+from modules.data.image.image_crop import ImageCrop, make_image_crop
+from modules.data.own.folder_split import UnreadableError
 
 
 def encoded(height: int = 40, width: int = 60) -> bytes:

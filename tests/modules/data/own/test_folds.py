@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modules.data.image.class_folders import ClassFolders
+from modules.data.image.photo_folder import PHOTOS
+from modules.data.own.class_folders import ClassFolders
 from modules.data.own.columns import take_part
 from modules.data.own.folds import check_fold, find_fold
 
@@ -45,7 +46,10 @@ def test_photos_of_every_class_are_in_one_fold_each(share: float, has_test: bool
                 (tmp_path / folder / name / f"{number}.jpg").touch()
     folders = {"train": "train", "val": "train", "test": "test" if has_test else "train"}
     parts = [
-        {split: set(ClassFolders(tmp_path, "pets", folders, share, fold, 3).photos(split)[0]) for split in SPLITS}
+        {
+            split: set(ClassFolders(PHOTOS, tmp_path, "pets", folders, share, fold, 3).files(split)[0])
+            for split in SPLITS
+        }
         for fold in range(3)
     ]
     test = parts[0]["test"]
@@ -54,7 +58,7 @@ def test_photos_of_every_class_are_in_one_fold_each(share: float, has_test: bool
     assert set.union(*(part["val"] for part in parts)) == rest
     assert sum(len(part["val"]) for part in parts) == len(rest)
     for part in parts:
-        assert part["test"] == test == set(ClassFolders(tmp_path, "pets", folders, share).photos("test")[0])
+        assert part["test"] == test == set(ClassFolders(PHOTOS, tmp_path, "pets", folders, share).files("test")[0])
         assert (part["train"] | part["val"], part["train"] & part["val"]) == (rest, set())
         assert {name.partition("/")[0] for name in part["val"]} == {"cat", "dog"}
 
@@ -69,4 +73,4 @@ def test_a_fold_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.val_path has some; set one to null"):
         take_part(20, "train", ["val"], 0.1, 0, 5)
     with pytest.raises(ValueError, match=r"val/ has some; set data\.fold=null"):
-        ClassFolders(tmp_path, "pets", {"train": "train", "val": "val", "test": "test"}, 0.1, 0, 5)
+        ClassFolders(PHOTOS, tmp_path, "pets", {"train": "train", "val": "val", "test": "test"}, 0.1, 0, 5)
