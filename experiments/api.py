@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from experiments.config.experiment import Experiment
     from experiments.launch.attempt_monitor import RunResult
+    from experiments.results.search.index import IndexedRun
     from experiments.trial.trial import Trial
 
 
@@ -105,8 +106,9 @@ def sweep(
     *,
     config_dirs: Sequence[str | Path] = (),
     trust: Sequence[str] = (),
+    new: bool = False,
 ) -> pd.DataFrame:
-    """Run a sweep, wait until it ends, and return its trials.
+    """Run a sweep, wait until it ends, and return its trials. If the same sweep has run before, it goes on.
 
     Example::
 
@@ -118,9 +120,10 @@ def sweep(
         overrides: added to those of the sweep.
         config_dirs: folders with your own groups, options and sweep files.
         trust: your own packages whose classes `_target_` may name.
+        new: start another sweep, also if there is the same one.
 
     Returns:
-        A row for each trial, as `runs` returns.
+        A row for each trial, as `runs` returns; a trial whose result is reused has the row of the run that it is taken from.
 
     Raises:
         InputError: with every problem of the sweep and its trials.
@@ -128,6 +131,7 @@ def sweep(
     """
     from experiments.cli.sweep import show_attached, start
     from experiments.core.errors import InputError
+    from experiments.results.search.search import search
     from experiments.sweep.create import prepare
     from experiments.sweep.spec import read, read_overrides
 
@@ -141,9 +145,14 @@ def sweep(
         raise InputError(
             ["launcher.dry_run=true starts no trial; leave it out, or use `lathe sweep` to see the job script"]
         )
-    started = start(draft)
+    started = start(draft, is_new=new)
     show_attached(started)
-    return runs(f"sweep='{started.name}'", started.runs_dir)
+    entries = started.ledger().read().entries.values()
+    names = {
+        entry.reused if entry.reused and "/" in entry.reused else f"{started.name}/{entry.id}" for entry in entries
+    }
+    found, _ = search(started.runs_dir, None)
+    return _make_frame([run for run in found if f"{run.folder.parent.name}/{run.id}" in names])
 
 
 def runs(condition: str | None = None, runs_dir: str | Path | None = None) -> pd.DataFrame:
@@ -166,12 +175,15 @@ def runs(condition: str | None = None, runs_dir: str | Path | None = None) -> pd
     Raises:
         InputError: there is no such folder, the condition is not valid, or it names a key that no run has.
     """
-    import pandas as pd
-
     from experiments.results.search.search import search
 
     _with_project()
-    matching, _ = search(choose_runs_dir(runs_dir), condition)
+    return _make_frame(search(choose_runs_dir(runs_dir), condition)[0])
+
+
+def _make_frame(matching: Sequence[IndexedRun]) -> pd.DataFrame:
+    import pandas as pd
+
     facts = {
         "name": [run.name for run in matching],
         "state": [run.state for run in matching],

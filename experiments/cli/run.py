@@ -32,7 +32,7 @@ from experiments.sweep.sweep import find_by_full_name
 from experiments.trial.debug_run import list_notes
 from experiments.trial.initial_weights import FILE
 from experiments.trial.own_runs import check_own
-from experiments.trial.resume import compose_changes, find_changes
+from experiments.trial.resume import compose_changes, find_changes, get_key
 from experiments.trial.trial import Trial, find_code_changes, find_latest, find_trial, freeze
 from launchers.base import Launcher
 
@@ -86,7 +86,7 @@ def _multirun(args: argparse.Namespace) -> int:
     from experiments.cli.sweep import start_sweep
     from experiments.sweep.spec import read_overrides
 
-    return start_sweep(read_overrides(args.overrides, args.config_dir, trust=args.trust), args)
+    return start_sweep(read_overrides(args.overrides, args.config_dir, trust=args.trust), args, is_new=args.new)
 
 
 def _refuse_for_sweep(args: argparse.Namespace, reason: str) -> None:
@@ -104,8 +104,11 @@ def _run_on_cluster(experiment: Experiment, args: argparse.Namespace) -> int:
     checkpoint = experiment.config["checkpoint"]
     metric, mode = checkpoint["best_metric"] or "val/loss_nats", checkpoint["best_mode"]
     objective = [f"sweep.metric={metric}", f"sweep.mode={mode if checkpoint['best_metric'] else 'min'}"]
-    spec = read_overrides([*experiment.overrides, *objective], args.config_dir, experiment.config["name"])
-    return start_sweep(spec, args, experiment if experiment.source else None)
+    overrides = [override for override in experiment.overrides if get_key(override) != "resume"]
+    spec = read_overrides([*overrides, *objective], args.config_dir, experiment.config["name"])
+    return start_sweep(
+        spec, args, experiment if experiment.source else None, is_new=args.new or not experiment.config["resume"]
+    )
 
 
 def resume(args: argparse.Namespace) -> int:

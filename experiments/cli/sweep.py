@@ -11,13 +11,15 @@ from experiments.components.instantiate import instantiate
 from experiments.core.console import make_console
 from experiments.launch.own_launcher import complete_executor, uses_scheduler
 from experiments.sweep.create import SweepDraft, extend, prepare, write
-from experiments.sweep.ledger import LedgerState
+from experiments.sweep.earlier.same_name import find_same, lock_names
+from experiments.sweep.ledger import Ledger, LedgerState
 from experiments.sweep.spec import SweepSpec, read
-from experiments.sweep.status.progress import warn_of_damage
+from experiments.sweep.status.progress import has_workers, warn_of_damage
 from experiments.sweep.status.tables import show_live
 from experiments.sweep.submit import WorkerRestarts, count_todo, make_pool, retry_unfinished, submit
-from experiments.sweep.sweep import Sweep
+from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking.mlflow_view import ui_hint
+from experiments.trial.own_runs import check_own
 from experiments.trial.trial import resolve_runs_dir
 from launchers.base import WORKER_MODULE, WORKER_OPTIONS, Executor, LaunchError, WorkerPool
 
@@ -31,51 +33,83 @@ def sweep(args: argparse.Namespace) -> int:
     Raises:
         InputError: the sweep or one of its trials cannot run.
     """
-    return start_sweep(read(args.sweep, args.overrides, args.config_dir, args.trust), args)
+    return start_sweep(read(args.sweep, args.overrides, args.config_dir, args.trust), args, is_new=args.new)
 
 
-def start_sweep(spec: SweepSpec, args: argparse.Namespace, experiment: Experiment | None = None) -> int:
-    """Freeze a sweep, start its workers, and show it until it ends.
+def start_sweep(
+    spec: SweepSpec, args: argparse.Namespace, experiment: Experiment | None = None, *, is_new: bool
+) -> int:
+    """Freeze a sweep, start its workers, and show it until it ends. A sweep that exists already goes on.
 
     Args:
         spec: of the sweep.
         args: of the command.
         experiment: of the only trial; None: the overrides of `spec` are composed.
+        is_new: start another sweep, also if there is the same one.
     """
     draft = prepare(spec, config_dirs=args.config_dir, trust=args.trust, experiment=experiment)
     if draft.templates.all[0].config["launcher"].get("dry_run"):
         return _show_dry_run(draft)
-    return _show(start(draft), args)
+    return _show(start(draft, is_new=is_new), args)
 
 
-def start(draft: SweepDraft) -> Sweep:
-    """Write a sweep to disk and start its workers.
+def start(draft: SweepDraft, *, is_new: bool = False) -> Sweep:
+    """Write a sweep to disk and start its workers, or let the same sweep go on.
+
+    Args:
+        draft: of the sweep.
+        is_new: start another sweep, also if there is the same one.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or its name is that of a different sweep.
         LaunchError: this machine or the scheduler refuses the workers.
     """
-    sweep = write(draft)
-    for warning in sweep.provenance["warnings"]:
-        _say(f"warning: {warning}")
-    try:
-        _start_workers(sweep)
-    except LaunchError:
-        state = sweep.ledger().read()
-        if not state.submissions and not state.is_submitting:
-            shutil.rmtree(sweep.folder)  # the scheduler refused it, and nothing has run
-        raise
+    with lock_names(draft.runs_dir):
+        if not is_new and (same := find_same(draft, draft.runs_dir)) is not None:
+            check_own(same.folder, draft.runs_dir, trust_code=False)
+            _go_on(same)
+            return same
+        sweep = write(draft)
+        for note in [*draft.notes, *(f"warning: {warning}" for warning in sweep.provenance["warnings"])]:
+            _say(note)
+        try:
+            _start_workers(sweep)
+        except LaunchError:
+            state = sweep.ledger().read()
+            if not state.submissions and not state.is_submitting:
+                shutil.rmtree(sweep.folder)  # the scheduler refused it, and nothing has run
+            raise
     return sweep
 
 
-def resume_sweep(sweep: Sweep, args: argparse.Namespace) -> int:
-    """Run the missing, failed and lost trials of a sweep, and the trials that the overrides add."""
+def _go_on(sweep: Sweep) -> None:
+    """Start workers for the trials of a sweep that have no result, unless its workers still run."""
+    ledger, name = _reap(sweep), format_reference(sweep)
+    states = {entry.state for entry in ledger.state.entries.values()}
+    is_complete = states <= {"finished", "pruned"} and not count_todo(sweep.spec, ledger.state)
+    if not is_complete and has_workers(sweep, ledger, sweep.executor()):
+        _say(f"sweep {sweep.name} runs already; `lathe status {name}` shows it, `lathe cancel {name}` ends it")
+        return
+    _say(
+        f"sweep {sweep.name} has the same settings and code, so this command goes on with it; --new starts another one"
+    )
+    retry_unfinished(sweep)
+    _start_workers(sweep)
+
+
+def _reap(sweep: Sweep) -> Ledger:
     from experiments.sweep.worker.reaper import reap
 
     sweep.check()
     reap(sweep, ledger := sweep.ledger(), sweep.executor())
     warn_of_damage(ledger)
-    num_new = extend(sweep, args.overrides, args.trust)
+    return ledger
+
+
+def resume_sweep(sweep: Sweep, args: argparse.Namespace) -> int:
+    """Run the missing, failed and lost trials of a sweep, and the trials that the overrides add."""
+    _reap(sweep)
+    num_new = extend(sweep, args.overrides, args.trust, _say)
     sweep = Sweep(sweep.folder, sweep.trust)
     num_pending = retry_unfinished(sweep)
     if args.overrides:
@@ -123,8 +157,11 @@ def show_attached(sweep: Sweep) -> int:
 def _restart(sweep: Sweep) -> None:
     from experiments.tracking import follow_sweep
 
-    submit(sweep)
-    follow_sweep.start_follower(sweep)  # ends at once if there is one
+    with lock_names(sweep.runs_dir):
+        if has_workers(sweep, sweep.ledger(), sweep.executor()):  # another command that shows it was faster
+            return
+        submit(sweep)
+        follow_sweep.start_follower(sweep)  # ends at once if there is one
 
 
 def _show_dry_run(draft: SweepDraft) -> int:

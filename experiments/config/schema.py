@@ -252,7 +252,7 @@ class SweepSchema:
     max_attempts: int
     """Attempts of a trial that is interrupted or killed, before it counts as failed."""
     reuse: bool
-    """Reuse the results of finished trials with the same id from other sweeps in runs_dir."""
+    """Reuse the results of finished runs in runs_dir with the same configuration, code, packages and data."""
 
 
 @dataclass

@@ -11,7 +11,9 @@ from experiments.core.files.paths import user_path
 VARIABLE, DEFAULT = "LATHE_RUNS", "runs"
 SINGLE = "single"
 """Folder of the runs that belong to no sweep."""
-STORE_FILES = ("mlflow.db", ".mlflow.db", ".store.lock", ".index.json")
+SWEEPS_LOCK = ".sweeps.lock"
+"""Held while a command looks for a sweep of some name, and creates it."""
+STORE_FILES = ("mlflow.db", ".mlflow.db", ".store.lock", SWEEPS_LOCK, ".index.json")
 """How the names of the other files begin."""
 IGNORE, IGNORE_ALL = ".gitignore", "*\n"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from experiments.components.instantiate import check_trackers
@@ -14,13 +15,14 @@ from experiments.config.experiment import Experiment
 from experiments.config.rules import slurm
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError, PlanError
+from experiments.sweep.earlier.finished_trials import FinishedTrials
 from experiments.sweep.expand import expand_point, select_point
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec
 from experiments.sweep.strategies.make_strategy import is_adaptive, make_pruner, make_strategy
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.templates import Template, Templates, check_links
-from experiments.trial.code_copy import CODE, copy_packages
+from experiments.trial.code_copy import CODE, copy_packages, digest_packages
 from experiments.trial.trial import create_run_folder, make_provenance, resolve_runs_dir, to_yaml
 from launchers.base import WORKER_MODULE, WORKER_OPTIONS
 
@@ -36,6 +38,14 @@ class SweepDraft:
     """One of its experiments; the differences to the others are in the templates."""
     templates: Templates
     trials: list[dict[str, Any]]
+    code_sha256: str
+    """Of the code that its trials run."""
+    notes: list[str]
+    """Lines on the trials whose results are reused, and on those that are not."""
+
+    @property
+    def runs_dir(self) -> Path:
+        return resolve_runs_dir(self.experiment.config)
 
 
 def prepare(
@@ -62,7 +72,9 @@ def prepare(
     if spec.values["pruner"]:
         make_pruner(spec.values["pruner"], trusted(trust))
     trials = list(_list_trials(spec, templates, LedgerState()))
-    return SweepDraft(spec, experiment, templates, trials)
+    code_sha256 = digest_packages(templates.trust, experiment.config_dirs, resolve_runs_dir(experiment.config))
+    reused, notes = _find_results(spec, templates, trials, code_sha256)
+    return SweepDraft(spec, experiment, templates, _with_results(trials, reused), code_sha256, notes)
 
 
 def _compose_all(
@@ -99,8 +111,6 @@ def _list_trials(spec: SweepSpec, templates: Templates, ledger_state: LedgerStat
     num_points = 0
     is_asked = is_adaptive(spec.values["strategy"])  # then the points are only checked
     known = {entry.id for entry in ledger_state.entries.values()}
-    can_reuse = spec.values["reuse"] and not templates.all[0].config.get("fast_dev_run")
-    reusable = _find_reusable(templates, spec.values) if can_reuse else {}
     numbers = {_as_key(select_point(spec.values, entry.values)): entry.point for entry in ledger_state.entries.values()}
     for values in spec.preview_points():
         point = numbers.setdefault(_as_key(values), len(numbers))
@@ -108,7 +118,7 @@ def _list_trials(spec: SweepSpec, templates: Templates, ledger_state: LedgerStat
             for trial in expand_point(spec.values, templates, ledger_state, point, values):
                 if trial["trial"].partition("-")[0] not in known and not is_asked:
                     known.add(trial["trial"])
-                    yield {**trial, "reused": trial["reused"] or reusable.get(trial["trial"])}
+                    yield trial
         except PlanError as err:
             for problem in err.problems:
                 problems.setdefault(problem, []).append(err.subject.removeprefix("the "))
@@ -126,17 +136,32 @@ def _format_points(points: list[str], num_points: int) -> str:
     return f" [{points[0]}{more}]"
 
 
-def _find_reusable(templates: Templates, spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Finished trials of all sweeps in the runs folder with the same metric, by trial id."""
-    reusable: dict[str, dict[str, Any]] = {}
-    for path in resolve_runs_dir(templates.all[0].config).glob("*/sweep.yaml"):
-        sweep = Sweep(path.parent)
-        if any(sweep.spec[key] != spec[key] for key in ("metric", "mode")):
-            continue
-        for entry in sweep.ledger().read().entries.values():
-            if entry.state == "finished" and entry.reused is None:
-                reusable[entry.id] = {"folder": f"{sweep.name}/{entry.id}", "value": entry.value}
-    return reusable
+def _find_results(
+    spec: SweepSpec, templates: Templates, trials: Sequence[Mapping[str, Any]], code_sha256: str | None
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The results of finished runs that stand for new trials, by trial id; and lines on them for the user.
+
+    Args:
+        spec: of the sweep.
+        templates: of the sweep.
+        trials: the new ones.
+        code_sha256: of the code that they would run.
+    """
+    config, values = templates.all[0].config, spec.values
+    if not values["reuse"] or config.get("fast_dev_run"):
+        return {}, []
+    ids = [trial["trial"] for trial in trials if trial["reused"] is None]
+    finished = FinishedTrials(resolve_runs_dir(config), code_sha256, dict.fromkeys(ids), config)
+    results: dict[str, dict[str, Any]] = {}
+    for identity, trial in finished.runs.items():
+        value = finished.read_value(identity, values["metric"], values["mode"])
+        if value is not None:
+            results[identity] = {"folder": f"{trial.folder.parent.name}/{trial.folder.name}", "value": value}
+    return results, finished.describe(results)
+
+
+def _with_results(trials: Iterable[dict[str, Any]], results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**trial, "reused": trial["reused"] or results.get(trial["trial"])} for trial in trials]
 
 
 def _as_key(values: dict[str, Any]) -> str:
@@ -149,7 +174,7 @@ def write(draft: SweepDraft) -> Sweep:
     Raises:
         InputError: it cannot be written.
     """
-    runs_dir = resolve_runs_dir(draft.experiment.config)
+    runs_dir = draft.runs_dir
     with create_run_folder(runs_dir, draft.spec.name) as folder:
         copy_packages(draft.templates.trust, folder / CODE)
         provenance = make_provenance(draft.experiment, folder, runs_dir)
@@ -168,8 +193,16 @@ def write(draft: SweepDraft) -> Sweep:
     return sweep
 
 
-def extend(sweep: Sweep, overrides: Sequence[str], trust: Sequence[str] = ()) -> int:
+def extend(
+    sweep: Sweep, overrides: Sequence[str], trust: Sequence[str] = (), say: Callable[[str], None] = lambda line: None
+) -> int:
     """Add values, budget or seeds to a sweep; returns the number of new trials.
+
+    Args:
+        sweep: the sweep.
+        overrides: what to add.
+        trust: the user's trusted packages and folders.
+        say: shows which results are reused.
 
     Raises:
         InputError: an override changes anything that its trials share.
@@ -199,9 +232,14 @@ def extend(sweep: Sweep, overrides: Sequence[str], trust: Sequence[str] = ()) ->
         before.trust,
         before.config_dirs,
     )
-    ledger = sweep.ledger()
+    ledger, results = sweep.ledger(), dict[str, dict[str, Any]]()
+    if overrides:  # before the lock, as it can take a while; workers run the sweep's copy of the code
+        new = list(_list_trials(extended, templates, ledger.read()))
+        results, notes = _find_results(extended, templates, new, provenance.get("code_sha256"))
+        for note in notes:
+            say(note)
     with ledger.locked() as ledger_state:
-        trials = list(_list_trials(extended, templates, ledger_state))
+        trials = _with_results(_list_trials(extended, templates, ledger_state), results)
         if overrides:
             templates.save(sweep.folder)
             write_text(sweep.folder / "sweep.yaml", extended.to_yaml())

@@ -35,7 +35,11 @@ def expand_point(
         while name in ledger_state.entries:
             repeat += 1
             name = f"{identity}-{repeat}"
-        reused = {"folder": twin.id, "value": twin.value} if twin is not None and twin.state == "finished" else None
+        reused = (
+            {"folder": twin.reused or twin.id, "value": twin.value}
+            if twin is not None and twin.state == "finished"
+            else None
+        )
         yield {
             "trial": name, "point": point, "values": own, "seed": seed, "reused": reused,
         }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -61,6 +61,8 @@ class SweepSpec:
     values: dict[str, Any]
     """By all keys of `experiments.config.schema.SweepSchema`, as plain values; the space as `to_yaml` writes it."""
     space: Space
+    is_name_chosen: bool = True
+    """False: the name was made from the keys that vary."""
 
     @property
     def name(self) -> str:
@@ -384,8 +386,9 @@ def read_overrides(
     for override in overrides:
         draft.apply(override)
     varied = [key.replace("/", ".").rpartition(".")[2] for key in draft.space]
-    name = name or "-".join(dict.fromkeys(varied))[:MAX_NAME_LENGTH].strip("-.") or "sweep"
-    draft.values = {"name": name, **drop_nulls(draft.values)}
-    return draft.finish(
+    made = "-".join(dict.fromkeys(varied))[:MAX_NAME_LENGTH].strip("-.") or "sweep"
+    draft.values = {"name": name or made, **(values := drop_nulls(draft.values))}
+    spec = draft.finish(
         may_be_single=True, trust=trust, find_base_problems=partial(_find_base_problems, config_dirs, trust)
     )
+    return replace(spec, is_name_chosen=name is not None or "name" in values)

@@ -12,7 +12,7 @@ DEFAULTS: dict[str, Any] = {
     "name": None, "description": None, "base": [], "space": {}, "points": [],
     "strategy": {"name": "grid", "seed": 0, "startup_points": 10}, "pruner": None,
     "metric": "val/accuracy_top1", "mode": "max", "num_seeds": 1, "average_over": [],
-    "budget": {"max_points": None, "wall_h": None, "device_h": None}, "max_attempts": 5, "reuse": False,
+    "budget": {"max_points": None, "wall_h": None, "device_h": None}, "max_attempts": 5, "reuse": True,
 }  # fmt: skip
 FACTOR = 3
 """Default reduction factor of a pruner."""

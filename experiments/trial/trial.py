@@ -31,6 +31,7 @@ from experiments.core.runs_dir import SINGLE, choose_runs_dir, make_ignored
 from experiments.core.secrets import resolve
 from experiments.run.journal import attempt_folders
 from experiments.run.state import read_outcome
+from experiments.trial.code_copy import digest_packages
 from experiments.trial.code_snapshot import take_snapshots
 from experiments.trial.debug_run import list_notes
 from experiments.trial.environment import describe_machine, installed_packages
@@ -68,7 +69,7 @@ class Trial:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Origin of the trial: trial_id, run_key, created, overrides, source, code, host, python, packages, data.
+        """Origin of the trial: trial_id, run_key, created, overrides, source, code, code_sha256, host, python, packages, data.
 
         The trials of a sweep share most of it; the shared part is in the folder of the sweep.
 
@@ -215,6 +216,7 @@ def make_provenance(experiment: Experiment, folder: Path, runs_dir: Path) -> dic
         "config_dirs": list(experiment.config_dirs),
         "trust": list(experiment.trust),
         "code": code,
+        "code_sha256": digest_packages(trust, experiment.config_dirs, runs_dir),
         **describe_machine(),
         "packages": installed_packages(),
         "seeds": {"seed": experiment.config["seed"]},

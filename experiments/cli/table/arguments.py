@@ -48,6 +48,9 @@ HERE = argument(
     "--here", action="store_true", help="train in this process and terminal, for a debugger or a profiler; one device"
 )
 DETACH = argument("--detach", action="store_true", help="return as soon as the workers of the sweep are started")
+NEW = argument(
+    "--new", action="store_true", help="start another sweep, also if there is one of this name, such as NAME-2"
+)
 RUNS_DIR = argument(
     "--runs-dir", type=lambda named: str(choose_runs_dir(named)), metavar="DIR", completes="folder",
     help="folder of the runs (%(default)s)",

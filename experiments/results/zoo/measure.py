@@ -185,7 +185,12 @@ def _run(row: Row, options: MeasureOptions, name: str, shorter: Sequence[str]) -
         checkpoint["best_metric"] or "val/loss_nats",
         checkpoint["best_mode"] if checkpoint["best_metric"] else "min",
     )
-    sweep_overrides = [f"sweep.metric={metric}", f"sweep.mode={mode}", f"sweep.num_seeds={options.seeds}"]
+    sweep_overrides = [
+        f"sweep.metric={metric}",
+        f"sweep.mode={mode}",
+        f"sweep.num_seeds={options.seeds}",
+        "sweep.reuse=false",
+    ]
     spec = read_overrides([*overrides, *sweep_overrides], options.config_dirs, name)
     draft = prepare(spec, config_dirs=options.config_dirs, trust=options.trust)
     runs_dir, trials = resolve_runs_dir(draft.experiment.config), {one["trial"] for one in draft.trials}

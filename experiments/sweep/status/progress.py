@@ -261,6 +261,24 @@ def read_progress(sweep: Sweep, ledger: Ledger, executor: Executor | None = None
     return progress
 
 
+def has_workers(sweep: Sweep, ledger: Ledger, executor: Executor) -> bool:
+    """Whether a worker of a sweep is queued, starts or runs. Reap lost workers first."""
+    ledger_state = ledger.read()
+    if any(entry.state == "running" for entry in ledger_state.entries.values()):
+        return True
+    submissions = ledger_state.submissions
+    if not submissions:
+        return False
+    if executor.count_pending([str(submission["job"]) for submission in submissions]):
+        return True
+    known = sorted(path.name for path in (sweep.folder / "workers").glob("*/"))
+    if known and len(executor.find_lost(known)) < len(known):
+        return True
+    # A worker that has just been started has no folder yet.
+    is_complete = len(known) >= sum(int(submission["workers"]) for submission in submissions)
+    return not is_complete and time.time() - float(submissions[-1]["time"]) < STARTING_S
+
+
 def read_all(sweeps: Iterable[Sweep]) -> list[Progress]:
     """Read the progress of sweeps, the newest first. A damaged one is named on standard error and left out."""
     known = []

@@ -67,7 +67,7 @@ def test_a_job_whose_number_is_not_known_is_found_later(tmp_path: Path, monkeypa
     assert log.read_text().splitlines() == ["sbatch --test-only", "sbatch --parsable", "scancel 77"]
     write_commands(commands, sbatch="echo 'sbatch: error: invalid partition specified: x' >&2; exit 1")
     with pytest.raises(LaunchError, match="unknown partition"):
-        start(prepare(spec))
+        start(prepare(spec), is_new=True)
     assert not (tmp_path / "probe-2").exists()
 
 
@@ -175,15 +175,6 @@ def test_options_of_a_choice_have_their_own_keys(tmp_path: Path) -> None:
     assert [(one["_target_"].rpartition(".")[2], one.get("momentum"), one["weight_decay"]) for one in optimizers] == [
         ("SGD", 0.0, 0.0), ("SGD", 0.9, 0.0), ("AdamW", None, 0.1),
     ]  # fmt: skip
-
-
-@pytest.mark.slow
-def test_reuse_takes_results_of_finished_trials_of_another_sweep(tmp_path: Path) -> None:
-    first = run_worker(create_sweep(tmp_path, "optimizer.lr=0.01,0.02", name="first"))
-    second = create_sweep(tmp_path, "optimizer.lr=0.02,0.03", "sweep.reuse=true", name="second")
-    assert [entry.state for entry in read_entries(second)] == ["finished", "pending"]
-    assert read_entries(second)[0].value == read_entries(first)[1].value
-    assert read_entries(second)[0].reused == f"first/{read_entries(first)[1].id}"
 
 
 @pytest.mark.parametrize(
