@@ -65,6 +65,19 @@ class HasEmbeddings(Protocol):
         ...
 
 
+@runtime_checkable
+class HasGates(Protocol):
+    """A recurrent model that can show what it does at every time step."""
+
+    def gates(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Return gates and states by name, float [batch, time, units] each.
+
+        Args:
+            inputs: as for the forward pass.
+        """
+        ...
+
+
 State = tuple[Tensor, ...]
 """The state of a decoder: tensors whose first dimension is the texts."""
 
