@@ -225,6 +225,7 @@ def load_model(
     Raises:
         InputError: there is no such run, it is not finished, or its weights do not fit the code.
     """
+    from experiments.components.adapter import whole_weights
     from experiments.config.allowlist import trusted
     from experiments.results.export.export import load_interface
     from experiments.tracking.model.final_model import describe_model, find_final_model
@@ -239,7 +240,8 @@ def load_model(
     if find_code_changes(trial, packages):
         print("warning: the code has changed since this run; the model is built with today's code", file=sys.stderr)
     facts = describe_model(trial, chosen, load_interface(trial, trusted(packages)))
-    return prepare(facts, chosen.weights, device).model
+    with whole_weights(trial, chosen.weights, trusted(packages)) as weights:
+        return prepare(facts, weights, device).model
 
 
 def _with_project(config_dirs: Sequence[str | Path] = (), trust: Sequence[str] = ()) -> tuple[list[str], list[str]]:

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from experiments.components.adapter import attach
 from experiments.components.instantiate import instantiate
 from experiments.components.load_weights import Loading, load_initial_weights
 from experiments.components.optimizer import make_optimizer_factory
+from experiments.config.rules.adapter import NO_ADAPTER
 from experiments.core.errors import InputError, PlanError
 from experiments.core.seeding import derive_seed
 from modules.callback.base import Callback
@@ -56,8 +58,8 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
     """
     torch.manual_seed(derive_seed(config["seed"], "init"))
     built, problems, causes = dict[str, Any](), list[str](), list[BaseException]()
-    nodes = {**config, "task": config.get("task") or SUPERVISED}
-    for key in ("model", "objective", "optimizer", "schedule", "data", "evaluator", "parallel", "task"):
+    nodes = {**config, "task": config.get("task") or SUPERVISED, "adapter": config.get("adapter") or NO_ADAPTER}
+    for key in ("model", "objective", "optimizer", "schedule", "data", "evaluator", "parallel", "task", "adapter"):
         try:
             if key == "optimizer":
                 built[key] = make_optimizer_factory(nodes[key], trust)
@@ -81,7 +83,7 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
                 problems += err.problems
                 causes += filter(None, [err.__cause__])
     loading = load_initial_weights(built["model"], config, initial) if not problems else Loading(problems)
-    if problems := loading.problems:
+    if problems := loading.problems or attach(built["model"], built["adapter"], config, loading):
         raise PlanError(problems, f"the plan for '{config['name']}'") from next(iter(causes), None)
     setup = TrainingSetup(
         built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example,

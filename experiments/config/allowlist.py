@@ -46,7 +46,19 @@ UNFIT = {
 }
 """Why classes of other torch modules, which users name, cannot serve."""
 INNER_GROUPS = frozenset(
-    {"callback", "data", "evaluator", "gradient", "model", "objective", "optimizer", "parallel", "schedule", "task"}
+    {
+        "adapter",
+        "callback",
+        "data",
+        "evaluator",
+        "gradient",
+        "model",
+        "objective",
+        "optimizer",
+        "parallel",
+        "schedule",
+        "task",
+    }
 )
 """What a component may hold inside; the others have one place each."""
 GROUPS = INNER_GROUPS | {*PLACES.values()}

@@ -74,6 +74,8 @@ class ExperimentSchema:
     """Folder of the data sets."""
     task: Part = field(default_factory=lambda: {"_target_": "modules.task.supervised.Supervised"})
     """The computation of a step."""
+    adapter: Part = field(default_factory=lambda: {"_target_": "modules.adapter.no_adapter.NoAdapter"})
+    """New parameters that are trained in place of the weights from `init_from`."""
     callback: dict[str, Part] = field(default_factory=dict)
     """What runs after steps and evaluations, by a name of your choice."""
     gradient: dict[str, Part] = field(default_factory=dict)

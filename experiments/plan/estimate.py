@@ -54,6 +54,8 @@ class ResourceEstimate:
     stages: tuple[StageMemory, ...]
     flops_per_step: int
     """Forward and backward of one update, over all devices; a multiply-add counts as two."""
+    num_trained: int
+    """Parameters that are trained; the others are frozen."""
     cost: StepCost | None = None
     """Estimated time of a step; None for one process, whose time follows from its FLOPs."""
 
@@ -93,13 +95,13 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
         problems.append(str(err))
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")
-    num_parameters = sum(parameter.numel() for parameter in components.setup.model.parameters())
     bounds = find_stage_bounds(components.setup.model, topology.pipe, partition) if topology.pipe > 1 else None
     counts = count_micro_batch(config, components, plan.name, plan.batch_size_per_device, topology.model)
     bounds = bounds or [0, len(counts.layers)]
     work = sum(layer.flops for layer in (*counts.layers, counts.loss))
     return ResourceEstimate(
-        num_parameters=num_parameters,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         stages=tuple(estimate_memory(counts, bounds, layout, on_cpu=resolve_device(hardware) == "cpu")),
         flops_per_step=work * plan.num_accumulation * topology.data * topology.model,
         cost=estimate_cost(counts, bounds, layout, make_machine(hardware)) if topology.world > 1 else None,

@@ -38,6 +38,7 @@ def describe_plan(plan: Plan, estimate: ResourceEstimate, seconds_per_step: floa
         "name": plan.name,
         "ranks": {"pipe": topology.pipe, "data": topology.data, "model": topology.model, "servers": plan.num_servers},
         "num_parameters": estimate.num_parameters,
+        "num_trained_parameters": estimate.num_trained,
         "memory_bytes": estimate.total_bytes,
         "batch_size_global": plan.batch_size_global,
         "batch_size_per_device": plan.batch_size_per_device,
@@ -151,8 +152,9 @@ def _server_rows(plan: Plan) -> list[tuple[str, str, str] | None]:
 
 def _memory_rows(plan: Plan, estimate: ResourceEstimate) -> list[tuple[str, str, str] | None]:
     fullest, several = estimate.fullest, plan.topology.world > 1
+    trained = f"{estimate.num_trained:,} are trained" if estimate.num_trained < estimate.num_parameters else ""
     rows: list[tuple[str, str, str] | None] = [
-        ("parameters", f"{estimate.num_parameters:,}", ""),
+        ("parameters", f"{estimate.num_parameters:,}", trained),
         ("weights", _size(fullest.weights_bytes), "parameters and buffers"),
         ("gradients", _size(fullest.gradients_bytes), ""),
         ("optimizer state", _size(fullest.optimizer_bytes), ""),

@@ -21,13 +21,16 @@ NOT_INHERITED = ("reproduces", "sweep", "warnings", "evaluates")
 """Parts of the provenance that are about the run, not about what is evaluated."""
 
 
-def create_evaluation(trial: Trial, config: dict[str, Any], checkpoint: Checkpoint, evaluates: dict[str, Any]) -> Trial:
+def create_evaluation(
+    trial: Trial, config: dict[str, Any], checkpoint: Checkpoint, weights: Path, evaluates: dict[str, Any]
+) -> Trial:
     """Create the folder of an evaluation in that of its run.
 
     Args:
         trial: the run.
         config: of the evaluation.
         checkpoint: whose weights are evaluated.
+        weights: the file that has all of them.
         evaluates: for `Trial.evaluates`; its name is None if the number of the evaluation is the name.
 
     Raises:
@@ -38,7 +41,7 @@ def create_evaluation(trial: Trial, config: dict[str, Any], checkpoint: Checkpoi
         folder = _make_folder(trial.folder)
         own = {"run_key": uuid.uuid4().hex, "created": time.time()}
         provenance = {key: value for key, value in trial.provenance.items() if key not in NOT_INHERITED}
-        link_or_copy(checkpoint.weights, folder / FILE)
+        link_or_copy(weights, folder / FILE)
         evaluates = {**evaluates, "name": evaluates["name"] or folder.name, "step": checkpoint.step}
         write_text(folder / "provenance.yaml", to_yaml({**provenance, **own, "evaluates": evaluates}))
         config = {**config, "init_from": {"weights": str(checkpoint.weights), "skip": []}}

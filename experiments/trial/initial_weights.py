@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.config.rules.adapter import find_adapter
 from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
 from experiments.run.checkpoint import WEIGHTS, Checkpoints
+from experiments.trial.run_files import read_config
 from experiments.trial.weight_files import INDEX, SAFE, find_in_folder, hash_file, join_shards, list_shards
 
 FILE = "initial.safetensors"
@@ -57,6 +59,13 @@ def find_weights(named: str, find_folder: Callable[[str], Path]) -> Path:
         run = find_folder(named)
     except InputError as err:
         raise InputError([f"init_from.weights={named}: {problem}" for problem in err.problems]) from err
+    if find_adapter(read_config(run)) is not None:
+        raise InputError(
+            [
+                f"init_from.weights={named}: the checkpoints of run {run} hold only its adapter; write the whole model with "
+                f"`lathe export {named} -o DIR`, and name DIR/data/model/model.safetensors"
+            ]
+        )
     checkpoints = Checkpoints(run, keep_last=1, needed=WEIGHTS)
     checkpoint = checkpoints.delivered()
     if checkpoint is None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from experiments.config.allowlist import trusted
+from experiments.config.rules.adapter import NO_ADAPTER
 from experiments.core import renamed
 from experiments.core.atomic import write_text
 from experiments.core.data_files import find_data_folder
@@ -127,8 +128,8 @@ EXCLUDED = (
 
 HUGGING_FACE = "modules.model.pretrained.hugging_face.HuggingFace"
 NEWER = {
-    "task": {"_target_": "modules.task.supervised.Supervised"}, "callback": {}, "gradient": {}, "fast_dev_run": False,
-    "overfit_batches": None, "evaluation_sets": {}, "user": {},
+    "task": {"_target_": "modules.task.supervised.Supervised"}, "adapter": NO_ADAPTER, "callback": {}, "gradient": {},
+    "fast_dev_run": False, "overfit_batches": None, "evaluation_sets": {}, "user": {},
 }  # fmt: skip
 NEWER_DATA = {"group_pattern": None, "on_bad_example": "error", "skipped": []}
 """Keys that the first version did not have, of the root and of the data. With these values they change nothing, so they do not

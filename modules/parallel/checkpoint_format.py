@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ MODEL = "model.safetensors"
 DELIVERED = "delivered.safetensors"  # weights that a run delivers in place of the trained ones, such as their average
 OPTIMIZER = "optimizer.safetensors"  # keys are "<parameter>.<entry>"
 REST = "optimizer.json"  # its class, the numbers in its state, and values of the engine
+LEFT_OUT = "names_left_out"
+"""Attribute of a model: names of its weights that no checkpoint holds, see `leave_out`."""
 MAX_LIST = 1 << 16
 """Most elements of all lists in the state of one parameter: a small file must not fill the memory."""
 
@@ -171,12 +173,23 @@ class SavedState:
             raise StateError(self.folder / OPTIMIZER, problems, SAME_CONFIG_HINT)
 
 
-def name_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of a model's state by name, not copied; a tied tensor has its first name only."""
+def leave_out(model: nn.Module, names: Iterable[str]) -> None:
+    """Leave weights out of every checkpoint: they are not trained, and the model has them before a checkpoint is loaded."""
+    setattr(model, LEFT_OUT, frozenset(names))
+
+
+def name_tensors(model: nn.Module, *, whole: bool = False) -> dict[str, Tensor]:
+    """Parameters and buffers of a model's state by name, not copied; a tied tensor has its first name only.
+
+    Args:
+        model: any.
+        whole: include the weights that no checkpoint holds.
+    """
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
+    left_out = () if whole else getattr(model, LEFT_OUT, ())
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
+        if id(tensor) not in seen and name not in left_out:
             seen.add(id(tensor))
             tensors[name] = tensor
     return tensors

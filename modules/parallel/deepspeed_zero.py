@@ -55,7 +55,8 @@ class Zero(DeepSpeedEngine):
         from modules.parallel.deepspeed.initialize import ModelUnit, initialize
 
         model = setup.model.to(self.forward.device)
-        self.tensors = state.name_tensors(model)
+        self.tensors, whole = state.name_tensors(model), state.name_tensors(model, whole=True)
+        self.left_out = {name: tensor for name, tensor in whole.items() if name not in self.tensors}
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if config.compile:
             model.compile()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+from experiments.config.rules import adapter as adapter_rules
 from experiments.config.rules import async_replicas as replica_rules
 from experiments.config.rules import objective as objective_rules
 from experiments.config.rules import optimizer as optimizer_rules
@@ -197,5 +198,5 @@ RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (
     _mfu, _best_metric, _tags, _registered_name, _tracking_experiment, _tracker_packages, _tracker_names, _files,
     *topology_rules.RULES,
     *replica_rules.RULES, _enough_examples, _enough_to_overfit, _length, _epochs, _warmup,
-    *slurm_rules.RULES, *optimizer_rules.RULES, *objective_rules.RULES, *task_rules.RULES,
+    *slurm_rules.RULES, *optimizer_rules.RULES, *objective_rules.RULES, *task_rules.RULES, *adapter_rules.RULES,
 )  # fmt: skip

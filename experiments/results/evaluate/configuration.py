@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
+from experiments.config.rules.adapter import NO_ADAPTER
 from experiments.config.rules.topology import is_auto
 from experiments.config.schema import ExperimentSchema
 from experiments.core.errors import InputError, did_you_mean
@@ -92,6 +93,7 @@ def _without_training(config: dict[str, Any]) -> dict[str, Any]:
         "callback": {},
         "gradient": {},
         "freeze": [],
+        "adapter": NO_ADAPTER,  # it is merged into the weights
         "init_from": {"weights": None, "skip": []},
         "checkpoint": {**config["checkpoint"], "best_metric": None},
         "profile": False,

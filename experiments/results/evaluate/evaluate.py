@@ -67,7 +67,10 @@ def evaluate(args: argparse.Namespace) -> int:
             "inputs": interface.to_dict()["inputs"] if interface is not None else None,
             "class_names": interface.to_dict()["class_names"] if interface is not None else None,
         }  # fmt: skip
-        evaluation = create_evaluation(trial, config, checkpoint, evaluates)
+        from experiments.components.adapter import whole_weights
+
+        with whole_weights(trial, checkpoint.weights, trusted(args.trust)) as weights:
+            evaluation = create_evaluation(trial, config, checkpoint, weights, evaluates)
         display = Display(sys.stderr if args.json else sys.stdout)
         display.say(f"evaluating run {trial.folder.name} of '{config['name']}', step {checkpoint.step} ({chosen})")
         if find_code_changes(trial, args.trust):

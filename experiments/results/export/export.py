@@ -6,11 +6,13 @@ import argparse
 import shlex
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.components.model_signature import ModelInterface, add_reader, infer_interface
 from experiments.config.allowlist import trusted
+from experiments.config.rules.adapter import find_adapter
 from experiments.config.rules.model_name import find_name_fault
 from experiments.config.validate import check_config
 from experiments.core.errors import InputError
@@ -45,6 +47,8 @@ def export(args: argparse.Namespace) -> int:
     trial = find_run(args.run, Path(args.runs_dir))
     check_own(trial.folder, Path(args.runs_dir), trust_code=args.trust_code)
     trust = trusted(args.trust)
+    if args.adapter:
+        return _export_adapter(trial, folder, trust)
     chosen, interface = find_final_model(trial), load_interface(trial, trust)
     if not (trial.folder.parent / CODE).is_dir() and find_code_changes(trial, args.trust):
         print(
@@ -63,6 +67,27 @@ def export(args: argparse.Namespace) -> int:
     print(f"serve it: mlflow models serve --env-manager local -m {shlex.quote(args.output)}")
     if name is not None:
         print(f"registered: {_register(trial, name, trust)}")
+    return 0
+
+
+def _export_adapter(trial: Trial, folder: Path, trust: Collection[str]) -> int:
+    """Write the adapter of a run without the weights of its model.
+
+    Raises:
+        InputError: the run has none, or none that another library reads.
+    """
+    from experiments.components.adapter import load_adapted
+    from modules.adapter.base import SavesAdapter
+
+    if find_adapter(trial.config) is None:
+        raise InputError([f"--adapter: run '{trial.folder.name}' has no adapter; leave it out to export the whole model"])
+    chosen = find_final_model(trial)
+    model, adapter = load_adapted(trial, chosen.weights, trust)
+    if not isinstance(adapter, SavesAdapter):
+        raise InputError([f"--adapter: {trial.config['adapter']['_target_']} has no method save(); add it, or leave --adapter out"])
+    with write_folder(folder) as partial:
+        adapter.save(model, partial)
+    print(f"adapter of run {trial.folder.name} (step {chosen.checkpoint.step}, {chosen.reason}) in {folder}")
     return 0
 
 
@@ -117,12 +142,24 @@ def _write_whole(
     Raises:
         InputError: it cannot be written, or the model cannot be loaded from it.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
+    with write_folder(folder) as partial:
+        partial.rmdir()
         write_model(trial, chosen, interface, trust, partial, link=False, raw=raw)
         _test(partial, trial)
+
+
+@contextmanager
+def write_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder under a temporary name, which gets its name at the end.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
         partial.rename(folder)
     except OSError as err:
         raise InputError([f"{folder} cannot be written: {err.strerror}; free space there, or name another"]) from err

@@ -48,12 +48,14 @@ def predict(args: argparse.Namespace) -> int:
     output = user_path(args.output, "-o") if args.output else None
     if problems := find_problems(args.inputs, data.takes, output):
         raise InputError(problems, f"the input of '{trial.config['name']}', which takes {PLURALS[data.takes]},")
+    from experiments.components.adapter import whole_weights
     from experiments.tracking.model.predictor import prepare
 
     if interface.class_names is not None:  # only loading the whole data set would set them
         data.class_names = list(interface.class_names)  # type: ignore[attr-defined]  # not all have them
     facts = describe_model(trial, chosen, interface)
-    predictor = prepare(facts, chosen.weights)
+    with whole_weights(trial, chosen.weights, trust) as weights:
+        predictor = prepare(facts, weights)
     for _ in find_code_changes(trial, args.trust):
         print(
             "warning: the code has changed since this run was frozen, and the prediction uses the current code",

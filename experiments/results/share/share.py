@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.allowlist import is_own
+from experiments.config.rules.adapter import find_adapter
 from experiments.core import atomic
 from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
@@ -226,6 +227,8 @@ def _warnings(trial: Trial, record: RunRecord, *, has_bundle: bool) -> Iterator[
     outcome = trial.outcome()
     if outcome is None or outcome["status"] != "finished":
         yield f"run {trial.folder.name} is not finished, so the expected metrics end early"
+    if has_bundle and find_adapter(trial.config) is not None:
+        yield "its weights are those of the adapter alone; others also need the file of init_from.weights"
     if any(entry.get("dirty") for entry in record.code) and not has_bundle:
         yield "its code had uncommitted changes, which are shared only with --bundle"
     if any(entry.get("git_sha") is None for entry in record.code):

@@ -167,7 +167,10 @@ def write_model(
             answers = (PREDICTION, *signature.answers)
             signature = replace(signature, inputs=raw.inputs, outputs={}, answers=answers, example=raw.example)
         mlflow_model.save(folder, data, code.copy(sources), LOADER, signature, code.requirements, summary)
-    _copy_weights(model.weights, folder / "data" / "model" / WEIGHTS, link)
+    from experiments.components.adapter import whole_weights  # imports torch
+
+    with whole_weights(trial, model.weights, trust) as weights:
+        _copy_weights(weights, folder / "data" / "model" / WEIGHTS, link)
     mlflow_model.record_size(folder)
 
 

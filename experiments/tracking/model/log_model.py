@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from experiments.components.model_signature import ModelInterface, available_answers
+from experiments.config.rules.adapter import find_adapter
 from experiments.core.errors import InputError
 from experiments.run import journal
 from experiments.run.metrics import read_metric_events
@@ -24,6 +25,7 @@ from experiments.tracking.model.final_model import (
 from experiments.tracking.model.mlflow_model import ModelDescription, ModelStore
 from experiments.tracking.model.model_code import find_untrusted
 from experiments.tracking.model.raw_inputs import RawInputs, find_raw_inputs
+from experiments.trial.initial_weights import FILE
 from experiments.trial.parameters import flatten_config, make_inert, truncate
 from experiments.trial.trial import Trial
 
@@ -90,7 +92,8 @@ def register(trial: Trial, run: RunToLog, model_id: str, name: str) -> str:
 
 
 def _refuse_too_large(trial: Trial, model: FinalModel) -> None:
-    size_gb = model.weights.stat().st_size / 1e9
+    files = [model.weights] + ([trial.folder / FILE] if find_adapter(trial.config) else [])
+    size_gb = sum(path.stat().st_size for path in files) / 1e9
     if size_gb > MAX_AUTOMATIC_GB:
         raise InputError(
             [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +34,8 @@ class DeepSpeedEngine:
     settings: ClassVar[Settings] = {}
     tensors: Mapping[str, Tensor]
     """Parameters and buffers of this rank, by name."""
+    left_out: Mapping[str, Tensor] = MappingProxyType({})
+    """Weights that no checkpoint holds, by name."""
 
     def __init__(self, stage: Stage, offload: Offload, extra: Mapping[str, Any]) -> None:
         """
@@ -136,7 +139,7 @@ class DeepSpeedEngine:
         return metrics
 
     def snapshot(self) -> Callable[[Path], None] | None:
-        copy = self._collect()
+        copy = self._collect(self.tensors)
         if copy is None:
             return None
         copy.extra["scaler"] = self.scaler.state_dict() if self.scaler else {}
@@ -158,15 +161,13 @@ class DeepSpeedEngine:
                 self.engine.optimizer.override_loss_scale(self.scaler.value)
 
     def weights(self) -> dict[str, Tensor]:
-        copy = self._collect(with_entries=False)
+        copy = self._collect({**self.tensors, **self.left_out}, with_entries=False)
         return {} if copy is None else state.expand_ties(copy.weights, self.ties)
 
     def gather(self, value: float) -> list[float]:
         return self.ranks.gather(value)
 
-    def _collect(self, *, with_entries: bool = True) -> state.TrainingState | None:
+    def _collect(self, tensors: Mapping[str, Tensor], *, with_entries: bool = True) -> state.TrainingState | None:
         from modules.parallel.deepspeed.zero_state import collect
 
-        return collect(
-            self.engine, self.stage, self.tensors, self.optimizer_name, self.shards, self.ranks, with_entries
-        )
+        return collect(self.engine, self.stage, tensors, self.optimizer_name, self.shards, self.ranks, with_entries)
