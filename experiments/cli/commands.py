@@ -216,6 +216,7 @@ COMMANDS = (
                 "--no-preprocessing", action="store_true",
                 help="the model takes arrays: you scale and crop, or look up token ids",
             ),
+            argument("--adapter", action="store_true", help="write only the adapter, as PEFT does"),
             TRUST_CODE, TRUST, RUNS_DIR,
         ),
     ),

@@ -42,6 +42,8 @@ def export(args: argparse.Namespace) -> int:
     problems = [fault] if name is not None and (fault := find_name_fault("--register-as", name)) else []
     if folder.exists() or folder.is_symlink():
         problems.append(f"-o {args.output} exists already; name a new folder, or remove it")
+    if args.adapter and (name is not None or args.no_preprocessing):
+        problems.append("--adapter writes no whole model; leave out --register-as and --no-preprocessing")
     if problems:
         raise InputError(problems, "`lathe export`")
     trial = find_run(args.run, Path(args.runs_dir))
@@ -80,11 +82,14 @@ def _export_adapter(trial: Trial, folder: Path, trust: Collection[str]) -> int:
     from modules.adapter.base import SavesAdapter
 
     if find_adapter(trial.config) is None:
-        raise InputError([f"--adapter: run '{trial.folder.name}' has no adapter; leave it out to export the whole model"])
+        raise InputError(
+            [f"--adapter: run '{trial.folder.name}' has no adapter; leave it out to export the whole model"]
+        )
     chosen = find_final_model(trial)
     model, adapter = load_adapted(trial, chosen.weights, trust)
     if not isinstance(adapter, SavesAdapter):
-        raise InputError([f"--adapter: {trial.config['adapter']['_target_']} has no method save(); add it, or leave --adapter out"])
+        named = trial.config["adapter"]["_target_"]
+        raise InputError([f"--adapter: {named} has no method save(); add it, or leave --adapter out"])
     with write_folder(folder) as partial:
         adapter.save(model, partial)
     print(f"adapter of run {trial.folder.name} (step {chosen.checkpoint.step}, {chosen.reason}) in {folder}")

@@ -263,7 +263,7 @@ def test_a_mistake_in_groups_phases_or_callbacks_is_reported(overrides: list[str
 
 def test_new_keys_with_their_defaults_change_no_trial_id() -> None:
     config = compose(["model=mlp"]).config
-    older = {key: value for key, value in config.items() if key not in ("task", "callback", "gradient")}
+    older = {key: value for key, value in config.items() if key not in ("task", "adapter", "callback", "gradient")}
     assert trial_id(config) == trial_id(older)
     changed = [compose(["model=mlp", override]).config for override in ("callback=ema", "gradient=noise")]
     assert len({trial_id(each) for each in (config, *changed)}) == 3

@@ -159,7 +159,7 @@ def test_an_objective_that_fails_is_named_with_its_line(
 
 def test_time_and_memory_follow_from_the_hardware() -> None:
     stage = StageMemory(0, 1, 1, 4, 4, 0, 0, 8, total_bytes=16)
-    estimated = ResourceEstimate(1, (stage,), flops_per_step=3_000_000_000)
+    estimated = ResourceEstimate(1, (stage,), flops_per_step=3_000_000_000, num_trained=1)
     stated = {"device": "cpu", "memory_gb": 2.5, "peak_tflops": 10.0, "mfu": 0.3}
     assert seconds_per_step(estimated, stated) == pytest.approx(1e-3 + STEP_S)
     assert memory_bytes(stated) == 2.5e9
