@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -37,12 +39,35 @@ Lathe = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 LONGEST = [
-    "test_docs", "test_options", "test_slurm_sweep", "test_ui_sweep", "test_equivalence", "test_sweep_sync", "test_bad_inputs",
-    "test_reproduce", "test_follow_run", "test_ui", "test_export", "test_layout_search", "test_resume", "test_chaos",
-    "test_delivered", "test_zero", "test_old_runs", "test_rank_group", "test_create", "test_two_people", "test_follow_sweep",
-    "test_study", "test_worker", "test_topologies", "test_run_trial", "test_postgres", "test_page", "test_determinism",
+    "test_docs", "test_slurm_sweep", "test_options", "test_equivalence", "test_sweep_sync", "test_ui_sweep", "test_reproduce",
+    "test_export", "test_bad_inputs", "test_layout_search", "test_study", "test_old_runs", "test_two_people", "test_follow_run",
+    "test_create", "test_memory", "test_zero", "test_worker", "test_resume", "test_optimizers", "test_chaos", "test_postgres",
+    "test_run_trial", "test_topologies", "test_slurm", "test_rank_group", "test_every_model", "test_examples",
+    "test_determinism", "test_two_days", "test_ui_model", "test_predict", "test_report", "test_delivered", "test_follow_sweep",
+    "test_precision", "test_shared_file", "test_published", "test_ui", "test_wheel", "test_cluster", "test_page", "test_spec",
+    "test_run_sync", "test_disk_full", "test_training_process", "test_share",
 ]  # fmt: skip
-"""Files that take more than a minute, the longest first (measured in CI, 2026-11-29; estimated where they got shorter since)."""
+"""Files that take more than half a minute, the longest first (measured in CI, 2026-11-30; estimated where they got shorter)."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Compile the tests once: the first process of a session does it, and the others, which wait, read its files.
+
+    Without the garbage collector, which would look at the modules of all tests again and again.
+    """
+    gc.disable()
+    try:
+        if "PYTEST_XDIST_WORKER" not in os.environ or sys.dont_write_bytecode:
+            return (yield)
+        with (Path(session.config.option.basetemp).parent / "collection.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,10 +91,16 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The socket of a process that has done Lathe's imports and runs its commands in forks."""
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder of the whole test session, with all its processes."""
     folder = tmp_path_factory.getbasetemp()
-    return find_server(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def preloaded(shared_folder: Path) -> Path:
+    """The socket of a process that has done Lathe's imports and runs its commands in forks."""
+    return find_server(shared_folder)
 
 
 @pytest.fixture
@@ -107,9 +138,17 @@ def live(tmp_path: Path, preloaded: Path) -> Iterator[Live]:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite store with its schema, made once: that takes seconds."""
-    runs_dir = tmp_path_factory.mktemp("template")
+def empty_store(shared_folder: Path) -> Path:
+    """An SQLite store with its schema, made once for all processes of the session: that takes seconds."""
+    store = shared_folder / "template" / "empty.db"
+    with (shared_folder / "template.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not store.exists():
+            _make_store(store.parent).rename(store)
+    return store
+
+
+def _make_store(runs_dir: Path) -> Path:
     with start_attempt(make_run(runs_dir)):
         pass
     sync_run(Trial(runs_dir / "single" / "a1b2c3"))
@@ -120,6 +159,12 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         connection.execute("delete from experiments where experiment_id > 0")
         connection.commit()
     return runs_dir / "mlflow.db"
+
+
+@pytest.fixture
+def served_store(tmp_path: Path, empty_store: Path) -> Path:
+    """An empty store for an MLflow server."""
+    return Path(shutil.copy(empty_store, tmp_path / "served.db"))
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ PR_SET_NAME = 15  # of linux/prctl.h
 CLIENT = Path(__file__).with_name("preloaded_client.py")
 MODULES = (
     "experiments.cli", "experiments.launch.training_process", "experiments.tracking.follow_run",
-    "experiments.tracking.follow_sweep",
+    "experiments.tracking.follow_sweep", "tests.support.tracking_server",
 )  # fmt: skip
 """What runs in a fork; every other program is started as usual."""
 PRELOAD = (
@@ -268,7 +268,8 @@ def main() -> None:
     for name in PRELOAD:
         importlib.import_module(name)
     mlflow_client.get_store_errors()  # imports MLflow as quietly as Lathe does
-    importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+    for name in ("mlflow.store.tracking.sqlalchemy_store", "mlflow.server.fastapi_app", "uvicorn"):
+        importlib.import_module(name)
     assert threading.active_count() == 1, threading.enumerate()  # a fork would lose the others
     Preloaded.address = address
     gc.collect()

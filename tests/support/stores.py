@@ -20,6 +20,7 @@ import yaml
 
 from experiments.run.journal import Journal
 from experiments.trial.trial import Trial
+from tests.support.preloaded import Preloaded
 
 DEAD_PID = 2**22 + 1  # above the highest process id of Linux
 
@@ -98,8 +99,8 @@ def make_expected_metrics(steps: range) -> list[tuple[Any, ...]]:
 @contextmanager
 def mlflow_server(
     database: Path, port: int, *options: str, env: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server on an SQLite file; end its process group afterwards."""
+) -> Iterator[subprocess.Popen[Any]]:
+    """Run `mlflow server` on an SQLite file; end its process group afterwards."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
     command += ["--port", str(port), "--workers", "1", "--default-artifact-root", str(database.parent / "served")]
     command += options
@@ -108,6 +109,24 @@ def mlflow_server(
         server = subprocess.Popen(
             command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True, cwd=database.parent
         )
+    with _until_healthy(server, database, port):
+        yield server
+
+
+@contextmanager
+def forked_server(preloaded: Path, database: Path, port: int) -> Iterator[subprocess.Popen[Any]]:
+    """As `mlflow_server`, in a fork that has done the imports; start it on a copy of an empty store."""
+    command = [sys.executable, "-P", "-m", "tests.support.tracking_server", str(database), str(port)]
+    Preloaded.address = str(preloaded)
+    with (database.parent / "server.log").open("ab") as log:
+        server = Preloaded(command, stdout=log, stderr=log, cwd=database.parent)
+    with _until_healthy(server, database, port):
+        yield server
+
+
+@contextmanager
+def _until_healthy(server: subprocess.Popen[Any], database: Path, port: int) -> Iterator[None]:
+    """Wait for the server's answer; at the end, end its process group."""
     try:
         for _ in range(600):
             assert server.poll() is None, (database.parent / "server.log").read_text()
@@ -116,7 +135,7 @@ def mlflow_server(
                     break
             except OSError:
                 time.sleep(0.2)
-        yield server
+        yield
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()

@@ -24,11 +24,11 @@ from experiments.trial.trial import Trial
 from tests.support.preloaded import Preloaded, make_command
 from tests.support.stores import (
     DEAD_PID,
+    forked_server,
     free_port,
     log_steps,
     make_expected_metrics,
     make_run,
-    mlflow_server,
     read_metrics,
     read_status,
     rewrite_states,
@@ -78,14 +78,15 @@ def test_follower_uploads_points_while_the_run_trains(runs_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_server_that_dies_under_a_follower_loses_and_doubles_nothing(tmp_path: Path, preloaded: Path) -> None:
+def test_server_that_dies_under_a_follower_loses_and_doubles_nothing(
+    tmp_path: Path, served_store: Path, preloaded: Path
+) -> None:
     port = free_port()
-    database = tmp_path / "served.db"
     trial = make_run(tmp_path, store=f"http://127.0.0.1:{port}")
-    with mlflow_server(database, port), start_attempt(trial) as journal:
+    with forked_server(preloaded, served_store, port), start_attempt(trial) as journal:
         process = follower(trial, server=preloaded)
         log_steps(journal, range(50))
-        wait_until(lambda: sql(database, "select count(*) from metrics") == [(100,)])
+        wait_until(lambda: sql(served_store, "select count(*) from metrics") == [(100,)])
         for step in range(50, 100):  # the kill falls between two of these uploads or into one
             log_steps(journal, range(step, step + 1))
             time.sleep(0.03)
@@ -95,15 +96,15 @@ def test_server_that_dies_under_a_follower_loses_and_doubles_nothing(tmp_path: P
         while json.loads(process.stdout.readline())["error"] is None:
             pass
         assert process.poll() is None
-        with mlflow_server(database, port):
+        with forked_server(preloaded, served_store, port):
             log_steps(journal, range(150, 200))
             write_outcome(trial)
             out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (0, "")
     assert json.loads(out.splitlines()[-1])["error"] is None
-    points = sql(database, "select key, step, value from metrics order by key, step, value")
+    points = sql(served_store, "select key, step, value from metrics order by key, step, value")
     assert points == make_expected_metrics(range(200))
-    assert sql(database, "select status, count(*) from runs") == [("FINISHED", 1)]
+    assert sql(served_store, "select status, count(*) from runs") == [("FINISHED", 1)]
 
 
 @pytest.mark.slow
@@ -182,14 +183,16 @@ def test_follower_ends_when_launcher_and_job_are_gone(runs_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_run_whose_server_dies_finishes_and_is_synced_later(tmp_path: Path, preloaded: Path) -> None:
-    port, database = free_port(), tmp_path / "served.db"
+def test_run_whose_server_dies_finishes_and_is_synced_later(
+    tmp_path: Path, served_store: Path, preloaded: Path
+) -> None:
+    port = free_port()
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "LATHE_RUNS": str(tmp_path / "runs")}
     lathe = make_command(preloaded)
     overrides = ["model=mlp", "max_steps=3000", "log_every_steps=5", "eval_every_steps=500", "tracking=server"]
-    with mlflow_server(database, port):
+    with forked_server(preloaded, served_store, port):
         run = subprocess.Popen([*lathe, "run", *overrides], env=environment, stdout=subprocess.PIPE, text=True)
-        wait_until(lambda: sql(database, "select count(*) from metrics") > [(100,)])
+        wait_until(lambda: sql(served_store, "select count(*) from metrics") > [(100,)])
     assert run.stdout is not None
     output = run.stdout.read()
     run.stdout.close()
@@ -197,7 +200,7 @@ def test_run_whose_server_dies_finishes_and_is_synced_later(tmp_path: Path, prel
     assert "mlp-digits: finished" in output
     (folder,) = (tmp_path / "runs" / "single").glob("*/")
     assert f"`lathe sync {folder.name}` retries" in output
-    with mlflow_server(database, port):
+    with forked_server(preloaded, served_store, port):
         done = subprocess.run(
             [*lathe, "sync"], env=environment, text=True, capture_output=True, timeout=PATIENCE_S, check=False
         )
@@ -205,5 +208,5 @@ def test_run_whose_server_dies_finishes_and_is_synced_later(tmp_path: Path, prel
     points = [
         (key, event["step"]) for event in replay(folder) if event["event"] == "metrics" for key in event["metrics"]
     ]
-    assert sql(database, "select key, step from metrics order by key, step") == sorted(points)
-    assert sql(database, "select status from runs") == [("FINISHED",)]
+    assert sql(served_store, "select key, step from metrics order by key, step") == sorted(points)
+    assert sql(served_store, "select status from runs") == [("FINISHED",)]

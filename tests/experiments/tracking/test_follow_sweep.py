@@ -30,7 +30,7 @@ from tests.support.recorded_sweeps import (
     run_trial,
     start_trial,
 )
-from tests.support.stores import free_port, mlflow_server, sql
+from tests.support.stores import forked_server, free_port, sql
 from tests.support.waiting import PATIENCE_S, wait_until
 
 LRS = [{"optimizer.lr": lr} for lr in (0.001, 0.01)]
@@ -132,20 +132,22 @@ def test_follower_ends_when_the_folder_is_gone(runs_dir: Path, followers: list[s
 
 
 @pytest.mark.slow
-def test_server_that_was_down_gets_everything(tmp_path: Path, followers: list[subprocess.Popen[bytes]]) -> None:
-    port, database = free_port(), tmp_path / "served.db"
+def test_server_that_was_down_gets_everything(
+    tmp_path: Path, served_store: Path, preloaded: Path, followers: list[subprocess.Popen[bytes]]
+) -> None:
+    port = free_port()
     sweep = make_swept(tmp_path, LRS, store=f"http://127.0.0.1:{port}")
     process = start(sweep, followers)
     run_trial(sweep, FIRST, 0.25)
     wait_until(lambda: "did not take 'probe'" in read_log(sweep))
-    with mlflow_server(database, port):
+    with forked_server(preloaded, served_store, port):
         wait_until(lambda: len(read_stored_points(tmp_path, "served.db")) == 4)
     run_trial(sweep, SECOND, 0.5)
     assert process.poll() is None
-    with mlflow_server(database, port):
+    with forked_server(preloaded, served_store, port):
         assert process.wait(timeout=PATIENCE_S) == 0
     assert read_stored_points(tmp_path, "served.db") == read_journal_points(sweep)
-    assert sql(database, "select status, count(*) from runs group by 1") == [("FINISHED", 3)]
+    assert sql(served_store, "select status, count(*) from runs group by 1") == [("FINISHED", 3)]
     assert len(read_log(sweep).splitlines()) <= 3  # one line each time that the store fails
 
 

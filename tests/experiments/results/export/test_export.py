@@ -37,7 +37,7 @@ from experiments.train.trainer import _make_engine_config
 from experiments.trial.trial import Trial, to_yaml
 from modules.parallel.base import Rank
 from tests.support.preloaded import make_command
-from tests.support.stores import DEAD_PID, free_port, mlflow_server, rewrite_states, sql
+from tests.support.stores import DEAD_PID, forked_server, free_port, rewrite_states, sql
 from tests.support.waiting import PATIENCE_S, wait_until
 
 RUN = ["model=lenet", "max_steps=20", "eval_every_steps=10", "checkpoint.every_steps=20"]
@@ -406,18 +406,20 @@ def test_two_models_with_different_code_work_in_one_process_with_lathe(exported:
 
 
 @pytest.mark.slow
-def test_only_the_best_model_of_a_sweep_is_logged_to_a_server(tmp_path: Path, preloaded: Path) -> None:
-    port, database = free_port(), tmp_path / "served.db"
+def test_only_the_best_model_of_a_sweep_is_logged_to_a_server(
+    tmp_path: Path, served_store: Path, preloaded: Path
+) -> None:
+    port = free_port()
     swept = ["optimizer.lr=0.001,0.1", "model=softmax", "max_steps=4", "eval_every_steps=4", "tracking=server"]
     own = [f"tracking.store=http://127.0.0.1:{port}", "tracking.register_as=best", f"runs_dir={tmp_path / 'runs'}"]
-    with mlflow_server(database, port):
+    with forked_server(preloaded, served_store, port):
         cli(preloaded, "run", "-m", *swept, *own, "tracking.sync=off", cwd=tmp_path)
         first, again = sync_all(tmp_path / "runs"), sync_all(tmp_path / "runs")
     assert (first.runs, first.failures, first.warnings) == (2, (), ())
     assert again == (2, 0, (), ())
-    assert sql(database, MODELS) == [("lr=0_1", "active", READY)]
+    assert sql(served_store, MODELS) == [("lr=0_1", "active", READY)]
     runs = "select r.name, v.name, v.version from model_versions v join runs r on r.run_uuid = v.run_id"
-    assert sql(database, runs) == [("lr=0.1", "best", 1)]
+    assert sql(served_store, runs) == [("lr=0.1", "best", 1)]
 
 
 @pytest.mark.slow
