@@ -15,6 +15,7 @@ from experiments.config.rules import optimizer as optimizer_rules
 from experiments.config.rules import slurm as slurm_rules
 from experiments.config.rules import task as task_rules
 from experiments.config.rules import topology as topology_rules
+from experiments.config.rules import vocabulary as vocabulary_rules
 from experiments.config.rules.base import ConfigView, NotApplicable
 from experiments.config.rules.model_name import find_name_fault
 from experiments.core.data_files import find_missing
@@ -199,4 +200,5 @@ RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (
     *topology_rules.RULES,
     *replica_rules.RULES, _enough_examples, _enough_to_overfit, _length, _epochs, _warmup,
     *slurm_rules.RULES, *optimizer_rules.RULES, *objective_rules.RULES, *task_rules.RULES, *adapter_rules.RULES,
+    *vocabulary_rules.RULES,
 )  # fmt: skip

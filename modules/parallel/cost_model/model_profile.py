@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -45,7 +46,19 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def _without_tracebacks_of_torch() -> Iterator[None]:
+    """Torch 2.13 logs the traceback of an operation that fails on fake tensors; the exception says what is wrong."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 @_without_garbage_collection()
+@_without_tracebacks_of_torch()
 def count_model(setup: TrainingSetup, batch: Tree, precision: str, num_slices: int = 1) -> ModelCount:
     """Count the forward pass, backward pass and update of one micro-batch.
 

@@ -125,10 +125,11 @@ def test_a_large_model_is_estimated_without_allocation() -> None:
     assert estimated.total_bytes > 600e9  # weights, gradients and two moments of 40e9 parameters
 
 
-def test_a_model_that_does_not_accept_the_data_is_refused() -> None:
+def test_a_model_that_does_not_accept_the_data_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     config = compose(["model=mlp", "model.num_features=63"]).config
     with pytest.raises(PlanError, match=r"does not accept a batch of data \(inputs \[64, 1, 8, 8\], targets \[64\]\)"):
         estimate(config, make_plan(config))
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

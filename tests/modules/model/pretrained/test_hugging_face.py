@@ -13,7 +13,8 @@ from torch import Tensor
 
 from experiments.components.load_weights import load_initial_weights
 from experiments.config.compose import compose
-from experiments.core.errors import ConfigError
+from experiments.core.errors import ConfigError, PlanError
+from experiments.plan.plan import make_plan
 from experiments.trial.trial import trial_id
 from modules.model.pretrained.config_file import find_auto_values
 from modules.model.pretrained.hugging_face import HuggingFace
@@ -65,6 +66,15 @@ def test_a_folder_without_a_usable_configuration_is_reported(tmp_path: Path, con
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=problem):
         find_auto_values({"folder": str(tmp_path)})
+
+
+@pytest.mark.parametrize(("change", "key"), [([], "config"), (["+model.changes={vocab_size: 30}"], "changes")])
+def test_more_tokens_than_embeddings_are_reported(tmp_path: Path, change: list[str], key: str) -> None:
+    folder = write_config(tmp_path / "a")
+    with pytest.raises(
+        PlanError, match=rf"vocab_size=65 is more than model\.{key}\.vocab_size=.*; set data\.tokenizer to"
+    ):
+        make_plan(compose(["model=huggingface_lm", f"model.folder={folder}", "data=shakespeare_char", *change]).config)
 
 
 def test_a_model_without_a_folder_gets_one_message() -> None:
