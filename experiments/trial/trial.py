@@ -146,6 +146,8 @@ def trial_id(config: dict[str, Any]) -> str:
         hashed[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
     if "tokenizer_sha256" in hashed["data"]:  # what counts of the tokenizer is its content, not its folder
         hashed["data"].pop("tokenizer", None)
+    if "columns" in hashed["data"]:  # what it chose are words of these
+        hashed["data"].pop("max_words", None)
     if hashed["data"].get("fold", ...) is None:  # without cross-validation; earlier versions had no such keys
         hashed["data"] = {key: value for key, value in hashed["data"].items() if key not in ("fold", "num_folds")}
     hashed["data"] = {

@@ -11,7 +11,8 @@ from torch import Tensor
 from modules.data.base import Batch
 from modules.data.image.image_crop import make_image_crop
 from modules.data.image.photo_folder import PHOTOS
-from modules.data.own.folder_split import ClassFolderData, OnBadExample
+from modules.data.own.folder_split import ClassFolderData
+from modules.data.own.skipping import OnBadExample
 
 
 class ImageFolder(ClassFolderData):

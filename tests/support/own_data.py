@@ -1,8 +1,10 @@
-"""Small data of a user: a table, a text, folders of photos and recordings, and what to choose with them."""
+"""Small data of a user: tables, a text, folders of photos and recordings, and what to choose with them."""
 
 from __future__ import annotations
 
+import json
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,49 @@ def write_sounds(folder: Path, per_class: int = 10) -> Path:
     return folder / "sounds"
 
 
+def write_reviews(folder: Path, num_rows: int = 40) -> Path:
+    """JSON lines with a text, a number and a class, which follows from a word of the text."""
+    path = folder / "reviews.jsonl"
+    rows = [
+        {
+            "text": f"It was a {('dull', 'great')[n % 2]} film, number {n}",
+            "stars": n % 7 / 2,
+            "label": ("bad", "good")[n % 2],
+        }
+        for n in range(num_rows)
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def write_saved_dataset(
+    folder: Path, splits: Sequence[str] = ("train", "validation", "test"), layout: str = "dict"
+) -> Path:
+    """The reviews in each split, in the files that `datasets` writes: a `DatasetDict`, one `Dataset` or the cache."""
+    import pyarrow as pa
+
+    rows = [json.loads(line) for line in write_reviews(folder).read_text().splitlines()]
+    names = ["bad", "good"]
+    features = {"label": {"names": names, "_type": "ClassLabel"}, "text": {"dtype": "string", "_type": "Value"}}
+    table = pa.table(
+        {
+            "text": [row["text"] for row in rows],
+            "stars": [row["stars"] for row in rows],
+            "label": [names.index(row["label"]) for row in rows],
+        }
+    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    saved = folder / "saved"
+    for split in splits:
+        own = saved / split if layout == "dict" and len(splits) > 1 else saved
+        own.mkdir(parents=True, exist_ok=True)
+        name = f"reviews-{split}.arrow" if layout == "cache" else "data-00000-of-00001.arrow"
+        with pa.OSFile(str(own / name), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+        if layout == "dict":
+            (own / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    return saved
+
+
 def write_all(folder: Path) -> dict[str, list[str]]:
     """Write all; returns the overrides that go with each option of the group `data`."""
     return {
@@ -68,6 +113,13 @@ def write_all(folder: Path) -> dict[str, list[str]]:
             f"data.folder={write_photos(folder)}",
             "data.image_size=8",
             "data.resize_size=9",
+            "batch_size_global=4",
+        ],
+        "jsonl": [f"data.path={write_reviews(folder)}", "data.target=label", "model=mlp", "batch_size_global=4"],
+        "huggingface": [
+            f"data.path={write_saved_dataset(folder)}",
+            "data.target=label",
+            "model=mlp",
             "batch_size_global=4",
         ],
         "audio_folder": [f"data.folder={write_sounds(folder)}", "data.num_bands=8", "batch_size_global=4"],

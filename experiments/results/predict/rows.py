@@ -38,7 +38,7 @@ def read_rows(arg: str) -> Iterator[str]:
         if path.suffix.lower() in JSON_ENDINGS:
             yield from map(json.dumps, _read_objects(path))
         else:
-            yield from to_json_rows(read_table(path, None))
+            yield from to_json_rows(read_table(path, None).table)
     except OSError as err:
         raise InputError([f"{arg} cannot be read ({err.strerror}); name a CSV or JSON file with rows"]) from err
     except ValueError as err:

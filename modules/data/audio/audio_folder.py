@@ -12,7 +12,8 @@ from modules.data.audio.log_mel import LogMel
 from modules.data.audio.recording_folder import RECORDINGS
 from modules.data.audio.recordings import Recordings
 from modules.data.base import Batch
-from modules.data.own.folder_split import ClassFolderData, OnBadExample
+from modules.data.own.folder_split import ClassFolderData
+from modules.data.own.skipping import OnBadExample
 
 
 class AudioFolder(ClassFolderData):

@@ -139,4 +139,5 @@ def _decode(content: bytes, header: WavHeader) -> np.ndarray:
         wide = np.zeros((len(content) // 3, 4), np.uint8)
         wide[:, 1:] = np.frombuffer(content, np.uint8).reshape(-1, 3)
         return np.asarray(wide.view("<i4")[:, 0].astype(np.float32) / 2**31)
-    return np.frombuffer(content, f"<i{header.bits // 8}").astype(np.float32) / 2 ** (header.bits - 1)
+    whole = np.frombuffer(content, f"<i{header.bits // 8}").astype(np.float32)
+    return np.asarray(whole / 2 ** (header.bits - 1))

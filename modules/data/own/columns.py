@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import warnings
-import zlib
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import ceil, isfinite
 from pathlib import Path
@@ -15,48 +14,41 @@ import numpy as np
 import pandas as pd
 
 from modules.data.own.folds import find_fold
-from modules.data.own.locate import find_root, sha256_of
+from modules.data.own.locate import find_root
+from modules.data.own.saved_dataset import find_splits
+from modules.data.own.table_files import Rows, hash_table, read_rows
 
-SNIFFED: Final = 2**16
-"""Bytes from which the separator of the columns is guessed."""
-SEPARATORS: Final = ",;\t|"
-COMPRESSED: Final = (b"\x1f\x8b", b"BZ", b"\xfd7z", b"PK")
 DIGITS: Final = 6
 """Significant digits of means and deviations in a configuration."""
 MOST_CLASSES: Final = 20
 """A target of more different whole numbers is a quantity, not a class; so is one that is different in most rows."""
 SPLITS: Final = ("train", "val", "test")
+LEAST_WORDS: Final = 3
+"""A column of different texts with as many words on average is prose, and not a name."""
+WORD: Final = re.compile(r"\w+")
 
 
-def read_table(path: Path, target: str | None) -> pd.DataFrame:
-    """Read a table with the names of its columns in the first line. Rows without a target are left out.
+def read_table(path: Path, target: str | None, on_bad_example: str = "error") -> Rows:
+    """Read a table; rows without a target are left out.
 
     Args:
-        path: of a text file, in UTF-8, which may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``).
+        path, on_bad_example: as for `read_rows`.
         target: name of a column; None for rows to predict.
 
     Raises:
         ValueError: the file cannot be read as a table, or has no such column or no row.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # of a row with more cells than there are names
-            table = pd.read_csv(
-                path, sep=_guess_separator(path), encoding="utf-8-sig", skipinitialspace=True, index_col=False
-            )
-    except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserError, pd.errors.ParserWarning) as err:
-        reason = " ".join(str(err).split()) or type(err).__name__
-        raise ValueError(f"{path} cannot be read as a table ({reason}); save it as CSV in UTF-8") from err
-    table.columns = [str(name).strip() for name in table.columns]
+    rows = read_rows(path, on_bad_example)
+    table = rows.table
     if target is not None:
-        if target not in table.columns:
+        if target not in table.columns and len(table.columns):
             raise ValueError(
                 f"data.target={target!r}: {path} has no such column; its columns are {', '.join(map(repr, table.columns))}"
             )
-        table = table[table[target].notna()]
+        table = table[table[target].notna()] if target in table.columns else table
     if not len(table):
         raise ValueError(f"{path} has no row{'' if target is None else ' with a target'}; add rows below the names")
-    return table.reset_index(drop=True)
+    return Rows(table.reset_index(drop=True), rows.skipped)
 
 
 def to_json_rows(table: pd.DataFrame) -> list[str]:
@@ -64,17 +56,6 @@ def to_json_rows(table: pd.DataFrame) -> list[str]:
     cells = table.astype(object)
     rows = cells.where(cells.notna(), None).to_dict("records")
     return [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
-
-
-def _guess_separator(path: Path) -> str:
-    """The separator of a text file, by its first line; a comma if the file has one column or is compressed."""
-    with path.open("rb") as file:
-        start = file.read(SNIFFED)
-    first = start.decode("utf-8", errors="ignore").partition("\n")[0]
-    try:
-        return "," if start.startswith(COMPRESSED) else csv.Sniffer().sniff(first, SEPARATORS).delimiter
-    except csv.Error:
-        return ","
 
 
 def take_part(
@@ -118,16 +99,17 @@ def take_part(
 
 
 def find_auto_values(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `CsvFile` that its file determines.
+    """The arguments of `DataTable` that its file determines.
 
     Raises:
         ValueError: the file is missing, is no table, or lacks the target.
     """
     root = find_root(data, "path")
-    files = [str(data[key]) for key in ("path", "val_path", "test_path") if data[key] is not None]
-    sums = {name: sha256_of(Path(root, name)) for name in files}
-    table = read_table(Path(root, files[0]), str(data["target"]))
-    own = [split for split in SPLITS[1:] if data[f"{split}_path"] is not None]
+    paths = {"train": str(data["path"]), **_find_paths(root, data)}
+    files = [name for name in paths.values() if name is not None]
+    sums = {name: hash_table(Path(root, name)) for name in files}
+    table = read_table(Path(root, files[0]), str(data["target"]), str(data.get("on_bad_example", "error"))).table
+    own = [split for split in SPLITS[1:] if paths[split] is not None]
     try:
         fold, num_folds = data.get("fold"), int(data.get("num_folds", 5))
         train = table.iloc[take_part(len(table), "train", own, float(data["held_out_share"]), fold, num_folds)]
@@ -139,7 +121,9 @@ def find_auto_values(data: Mapping[str, Any]) -> dict[str, Any]:
         if unknown := sorted(left_out - set(table.columns)):
             raise ValueError(f"data.ignore contains {unknown[0]!r}, but {files[0]} has no such column; remove it")
         described = {
-            name: _describe(train[name], int(data["max_categories"])) for name in table.columns if name not in left_out
+            name: _describe(train[name], int(data["max_categories"]), int(data.get("max_words", 0)))
+            for name in table.columns
+            if name not in left_out
         }
         columns = {name: column for name, column in described.items() if column}
     if not columns:
@@ -149,22 +133,45 @@ def find_auto_values(data: Mapping[str, Any]) -> dict[str, Any]:
     num_features = sum(count_features(column) for column in columns.values())
     return {
         "root": root, "files": sums, "columns": columns, "kind": kind, "num_features": num_features,
-        "num_train": len(train), **target,
+        "num_train": len(train), "val_path": paths["val"], "test_path": paths["test"], **target,
     }  # fmt: skip
+
+
+def _find_paths(root: str, data: Mapping[str, Any]) -> dict[str, str | None]:
+    """The files for validation and test; `auto` names the splits of a folder of `datasets`."""
+    paths = {split: data[f"{split}_path"] for split in SPLITS[1:]}
+    if "auto" not in paths.values():
+        return paths
+    try:
+        found = find_splits(Path(root, str(data["path"])))
+    except ValueError as err:
+        raise ValueError(f"data.path={data['path']!r}: {err}") from err
+    if data["fold"] is not None:
+        found.pop("val", None)
+    return {
+        split: (f"{data['path']}/{found[split]}" if split in found else None) if path == "auto" else path
+        for split, path in paths.items()
+    }
 
 
 def count_features(column: Mapping[str, Any]) -> int:
     """Inputs of the model for one column."""
-    return len(column["categories"]) if "categories" in column else 1 + bool(column.get("may_be_missing"))
+    names = column.get("categories") or column.get("words")
+    return len(names) if names else 1 + bool(column.get("may_be_missing"))
 
 
-def _describe(column: pd.Series, max_categories: int) -> dict[str, Any] | None:
-    """A column of the training rows: numbers with mean and deviation, or categories, the most frequent first.
+def split_words(text: Any) -> list[str]:
+    """The words of a text, in lower case."""
+    return WORD.findall(str(text).lower())
 
-    None for a column that cannot help: it is empty, or most of its texts are different, like names.
+
+def _describe(column: pd.Series, max_categories: int, max_words: int) -> dict[str, Any] | None:
+    """A column of the training rows: numbers with mean and deviation, or categories or words, the most frequent first.
+
+    None for a column that cannot help: it is empty, most of its texts are different, like names, or it holds lists.
     """
     present = column.dropna()
-    if present.empty:
+    if present.empty or isinstance(present.iloc[0], list | dict | bytes):
         return None
     if pd.api.types.is_bool_dtype(present):
         present = present.astype(int)
@@ -178,9 +185,18 @@ def _describe(column: pd.Series, max_categories: int) -> dict[str, Any] | None:
         return {"mean": mean, "std": std or 1.0, **({"may_be_missing": True} if is_missing else {})}
     counts = present.map(to_text).value_counts()
     if len(counts) > len(present) / 2:
-        return None
+        return _describe_prose(present, max_words)
     names = sorted(counts.index, key=lambda name: (-counts[name], name))
     return {"categories": names[:max_categories]}
+
+
+def _describe_prose(column: pd.Series, max_words: int) -> dict[str, Any] | None:
+    """The words that most rows have; None for names, which have few words, and for words that are in one row each."""
+    words = [set(split_words(text)) for text in column]
+    rows = Counter(word for each in words for word in each)
+    names = sorted((name for name in rows if rows[name] > 1), key=lambda name: (-rows[name], name))[:max_words]
+    is_prose = sum(len(split_words(text)) for text in column) >= LEAST_WORDS * len(column)
+    return {"words": names} if is_prose and names else None
 
 
 def _kind_of(target: pd.Series) -> str:

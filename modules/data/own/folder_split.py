@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modules.data.base import Batch, ComponentWarning, DataError
+from modules.data.base import Batch, DataError
 from modules.data.own.class_folders import SPLITS, ClassFolders, FileKind, count
 from modules.data.own.folds import check_fold
+from modules.data.own.skipping import check_on_bad_example, warn, warn_skipped
 from modules.data.tensors import check_at_least, check_split
-
-MOST_NAMED = 20
-"""Skipped files that a warning names."""
-OnBadExample = Literal["error", "skip"]
 
 
 class UnreadableError(Exception):
@@ -113,8 +108,7 @@ class ClassFolderData:
             raise ValueError(f"{owner} wants split_folders of train, val and test, but got {unknown}; leave them out")
         if not 0 <= held_out_share < 0.5:
             raise ValueError(f"{owner} wants held_out_share of at least 0 and below 0.5, but got {held_out_share}")
-        if on_bad_example not in ("error", "skip"):
-            raise ValueError(f"{owner} wants on_bad_example as error or skip, but got {on_bad_example!r}")
+        check_on_bad_example(owner, on_bad_example)
         self.owner, self.kind, self.decode, self.augment = owner, kind, decode, augment
         self.folder, self.num_train, self.num_classes = folder, num_train, num_classes
         self.path = Path(root).expanduser().absolute() / folder
@@ -149,23 +143,7 @@ class ClassFolderData:
                 f"which are left out ({count(dropped)}); {self.kind.rule}"
             )
         if split == "train" and self.skipped:
-            warn_skipped(self.skipped, f"{self.kind.noun}s of {self.path} cannot be read")
+            warn_skipped(self.skipped, f"{self.kind.noun}s of {self.path}")
         paths = np.array([os.fsencode(name) for name in names])
         is_augmented = self.augment and split == "train"
         return FolderSplit(self, own, is_augmented, paths, torch.tensor(targets))
-
-
-def warn(message: str) -> None:
-    """Add a message to the warnings of the run."""
-    warnings.warn(message, ComponentWarning, stacklevel=3)
-
-
-def warn_skipped(names: Sequence[str], reason: str) -> None:
-    """Report examples that are skipped.
-
-    Args:
-        names: of files, or of lines of files.
-        reason: why, such as "rows cannot be read".
-    """
-    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    warn(f"{len(names):,} {reason} and are skipped (data.on_bad_example=skip): {', '.join(names[:MOST_NAMED])}{more}")
