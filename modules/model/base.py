@@ -66,6 +66,19 @@ class HasEmbeddings(Protocol):
 
 
 @runtime_checkable
+class HasCodes(Protocol):
+    """A model that reduces an example to a code."""
+
+    def codes(self, inputs: Tensor) -> Tensor:
+        """Return the codes, float [batch, code_size].
+
+        Args:
+            inputs: as for the forward pass.
+        """
+        ...
+
+
+@runtime_checkable
 class HasGates(Protocol):
     """A recurrent model that can show what it does at every time step."""
 
