@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.data.base import Batch, Data, Split
-from modules.evaluator.probe_pictures import draw_exciting, draw_map
+from modules.evaluator.pictures.codes import draw_exciting, draw_map
 from modules.model.base import HasCodes
 
 _CHUNK = 1000

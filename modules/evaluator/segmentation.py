@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from modules.data.base import IGNORED, InputReader, Split, Tensors
 from modules.data.image.user_images import open_photo
 from modules.evaluator.base import Prediction
-from modules.evaluator.mask_picture import mask_file, overlay, side_by_side
 from modules.evaluator.outputs import compute_outputs
+from modules.evaluator.pictures.masks import mask_file, overlay, side_by_side
 from modules.objective.pixel_cross_entropy import select_logits_and_mask
 
 _NUM_BINS, _FARTHEST = 1024, 16.0
