@@ -102,7 +102,7 @@ COMMANDS = (
             ),
             argument("--attempt", type=int, metavar="N", help="number of the attempt; default: the newest"),
             argument("--rank", type=int, default=0, metavar="K", help="rank, for a trial on several devices (0)"),
-            argument("--follow", action="store_true", help="keep printing until it ends or you press Ctrl-C"),
+            argument("-f", "--follow", action="store_true", help="keep printing until it ends or you press Ctrl-C"),
             argument("--workers", action="store_true", help="show the output of the workers instead of the trials"),
             RUNS_DIR,
         ),

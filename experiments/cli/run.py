@@ -6,13 +6,14 @@ import argparse
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.cli.detached import detach
 from experiments.cli.plan import check, choose_layout, compose, print_config, shared_file
 from experiments.config.allowlist import trusted
 from experiments.config.validate import check_config
@@ -46,12 +47,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: the configuration is wrong or cannot run.
     """
+    if args.here and args.detach:
+        raise InputError(["--here trains in this terminal, but --detach leaves it; leave one of them out"])
     if args.multirun:
         _refuse_for_sweep(args, "-m starts a sweep")
         return _multirun(args)
     shared = shared_file(args)
     # An untrusted file is checked completely before a process is started.
-    launcher = None if args.cfg or shared or args.here else prestart()
+    launcher = None if args.cfg or shared or args.here or args.detach else prestart()
     try:
         experiment = compose(args)
         if args.cfg:
@@ -61,19 +64,22 @@ def run(args: argparse.Namespace) -> int:
         if uses_scheduler(experiment.config):
             _refuse_for_sweep(args, "the launcher submits a job; add launcher=local")
             return _run_on_cluster(experiment, args)
-        if args.detach:
-            raise InputError(["--detach is for sweeps and schedulers; leave it out, or end the line with `&`"])
+        if args.new:
+            raise InputError(["--new is for sweeps, and `lathe run` makes a new run anyway; leave it out"])
         if args.here:
             check_here(experiment.config, plan)
         trial = find_latest(experiment) if experiment.config["resume"] else None
         if trial is not None:
             check_own(trial.folder, trial.runs_dir, trust_code=False)
-            return _resume_trial(trial, args, launcher, find_changes(trial, experiment.config))
+            changes = find_changes(trial, experiment.config)
+            return _resume_trial(trial, args, launcher, changes, _select(args.overrides, changes))
         trial = freeze(experiment)
         display = Display(sys.stderr if args.json else sys.stdout)
         display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
         for warning in [*trial.provenance["warnings"], *(shared.warnings_for(trial) if shared else [])]:
             display.say(f"warning: {warning}")
+        if args.detach:
+            return detach(trial, args)
         return _report(run_trial(trial, trust=args.trust, display=display, launcher=launcher, here=args.here), args)
     finally:
         if launcher is not None:
@@ -119,6 +125,8 @@ def resume(args: argparse.Namespace) -> int:
     """
     from experiments.cli.sweep import resume_sweep
 
+    if args.here and args.detach:
+        raise InputError(["--here trains in this terminal, but --detach leaves it; leave one of them out"])
     sweep = find_by_full_name(args.run, Path(args.runs_dir), trusted(args.trust))
     if sweep is not None:
         check_own(sweep.folder, Path(args.runs_dir), trust_code=args.trust_code)
@@ -133,7 +141,7 @@ def resume(args: argparse.Namespace) -> int:
         raise InputError(
             [f"run '{args.run}' is a trial of the sweep '{name}'; resume the sweep: `lathe resume {name}`"]
         )
-    return _resume_trial(trial, args, None, compose_changes(trial, args.overrides, args.trust))
+    return _resume_trial(trial, args, None, compose_changes(trial, args.overrides, args.trust), args.overrides)
 
 
 def _train_longer(parent: Trial, args: argparse.Namespace) -> int:
@@ -146,9 +154,24 @@ def _train_longer(parent: Trial, args: argparse.Namespace) -> int:
     return _resume_trial(trial, args, None)
 
 
+def _select(overrides: Sequence[str], keys: Collection[str]) -> list[str]:
+    """The overrides that set one of these keys of the root, or a part of it."""
+    return [override for override in overrides if get_key(override).partition(".")[0] in keys]
+
+
 def _resume_trial(
-    trial: Trial, args: argparse.Namespace, launcher: Launcher | None, changed: Mapping[str, Any] | None = None
-) -> int:
+    trial: Trial, args: argparse.Namespace, launcher: Launcher | None, changed: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """Continue a run.
+
+    Args:
+        trial: the run.
+        args: of the command.
+        launcher: from `prestart`.
+        changed: values that differ from the trial in the next attempt.
+        overrides: what makes these changes.
+    """
     trust: list[str] = args.trust
     outcome = trial.outcome()
     if outcome is not None and outcome["status"] == "finished":
@@ -165,6 +188,8 @@ def _resume_trial(
     check(config, trust, initial_weights if initial_weights.exists() else None)
     for change in find_code_changes(trial, trust):
         display.say(f"warning: {change}")
+    if args.detach:
+        return detach(trial, args, overrides)
     return _report(
         run_trial(trial, trust=trust, display=display, launcher=launcher, changes=changed, here=args.here), args
     )

@@ -15,6 +15,8 @@ from experiments.core.files.read_file import DamagedFileError, read_json_map
 SECONDARY = "this rank ends, because another rank has ended"
 HAS_TRACEBACK = "; the traceback is in "
 """In a reason, followed by the path of the log."""
+BACKGROUND_LOG = "background.txt"
+"""In the folder of an attempt that `--detach` started: the progress and what the training printed."""
 ERROR_FOLLOWS = "-- the error that ended this process --"
 """A line of a log. Above it is what the user's code printed, below it the whole traceback and the reason."""
 

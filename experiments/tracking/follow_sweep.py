@@ -14,9 +14,10 @@ from typing import TextIO
 
 from experiments.core import lock
 from experiments.core.files.packages import allow_local_packages
+from experiments.launch.background import start_in_background
 from experiments.sweep.sweep import Sweep
 from experiments.tracking.sweep_sync import DAMAGE_ERRORS, SweepSync, read_tracking_config
-from launchers.base import module_command
+from launchers.base import LaunchError
 
 POLL_S, LONGEST_PAUSE_S = 2.0, 60.0
 QUIET_PAUSE_S = 15.0
@@ -39,12 +40,9 @@ def start_follower(sweep: Sweep) -> subprocess.Popen[bytes] | None:
     """
     if read_tracking_config(sweep)["sync"] == "off":
         return None
-    with contextlib.suppress(OSError), (sweep.folder / "sync.log").open("a", encoding="utf-8") as log:
-        return subprocess.Popen(
-            [sys.executable, "-P", *module_command("experiments.tracking.follow_sweep"), str(sweep.folder),
-             *(f"--trust={package}" for package in sweep.trust)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+    trust = [f"--trust={package}" for package in sweep.trust]
+    with contextlib.suppress(OSError, LaunchError), (sweep.folder / "sync.log").open("a", encoding="utf-8") as log:
+        return start_in_background("experiments.tracking.follow_sweep", [str(sweep.folder), *trust], log)
     return None
 
 

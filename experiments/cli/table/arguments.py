@@ -47,7 +47,7 @@ TRUST_CODE = argument(
 HERE = argument(
     "--here", action="store_true", help="train in this process and terminal, for a debugger or a profiler; one device"
 )
-DETACH = argument("--detach", action="store_true", help="return as soon as the workers of the sweep are started")
+DETACH = argument("--detach", action="store_true", help="return as soon as it trains; it goes on without this terminal")
 NEW = argument(
     "--new", action="store_true", help="start another sweep, also if there is one of this name, such as NAME-2"
 )

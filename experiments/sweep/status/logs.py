@@ -12,7 +12,7 @@ from typing import IO
 from experiments.core.errors import InputError
 from experiments.core.format import format_point
 from experiments.run.journal import attempt_folders
-from experiments.run.rank_reports import log_name
+from experiments.run.rank_reports import BACKGROUND_LOG, log_name
 from experiments.sweep.ledger import ENDED, Entry, Ledger
 from experiments.sweep.status.progress import warn_of_damage
 from experiments.sweep.status.selection import select
@@ -91,6 +91,8 @@ def choose_log(run_folder: Path, name: str, args: argparse.Namespace, newest: in
         raise InputError([f"--attempt {args.attempt}: {name} has no such attempt; {hint}"])
     attempt = args.attempt or max([newest, *known])
     path = run_folder / "attempts" / str(attempt) / log_name(args.rank)
+    if not args.rank and (shown := path.with_name(BACKGROUND_LOG)).exists():
+        return attempt, shown
     if args.rank and not path.exists():
         ranks = sum(1 for _ in path.parent.glob("log*.txt"))
         hint = f"it has ranks 0 to {ranks - 1}" if ranks > 1 else "it has only rank 0"

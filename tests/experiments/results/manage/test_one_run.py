@@ -123,12 +123,19 @@ def test_a_trial_of_a_sweep_is_shown_with_the_state_in_its_sweep(
     assert capsys.readouterr().out == "of the trial\n"
 
 
-def test_cancel_lets_a_run_save_and_stop(live: Live, lathe: Lathe) -> None:
-    started = live.start(
-        "run", "model=softmax", "max_steps=1000000", "log_every_steps=1", "tracking=off", "runs_dir=runs"
+def test_a_detached_run_goes_on_alone_until_it_is_cancelled(live: Live, lathe: Lathe) -> None:
+    done = lathe(
+        "run", "model=softmax", "max_steps=1000000", "log_every_steps=1", "tracking=off", "runs_dir=runs", "--detach"
+    )
+    name = live.run_folder().name
+    assert (done.returncode, f"run {name} trains in the background, as process" in done.stdout) == (0, True), (
+        done.stderr
     )
     live.at_step(2)
-    done = lathe("cancel", live.run_folder().name, "--runs-dir", "runs")
-    assert (done.returncode, started.wait()) == (0, 1)
-    assert "which is saved; `lathe resume " in done.stdout
+    again = lathe("resume", name, "--detach", "--runs-dir", "runs")
+    assert (again.returncode, f"run '{name}' is still running" in again.stderr) == (2, True)
+    done = lathe("cancel", name, "--runs-dir", "runs")
+    assert (done.returncode, "which is saved; `lathe resume " in done.stdout) == (0, True)
     assert list((live.run_folder() / "checkpoints").glob("step_*"))
+    live.until(lambda: not live.processes() or None)
+    assert "stopping: the training ends after this step" in lathe("logs", name, "--runs-dir", "runs").stdout
