@@ -27,14 +27,25 @@ from experiments.launch.run_trial import prestart
 from experiments.launch.run_trial import run as run_trial
 from experiments.results.manage.facts import read_facts
 from experiments.results.manage.longer import make_child, trains_longer
+from experiments.results.manage.show import make_overview
 from experiments.run.metrics import REPEATABLE
 from experiments.run.rank_reports import HAS_TRACEBACK
+from experiments.sweep.earlier.finished_trials import FinishedTrials
 from experiments.sweep.sweep import find_by_full_name
+from experiments.trial.code_copy import digest_packages
 from experiments.trial.debug_run import list_notes
 from experiments.trial.initial_weights import FILE
 from experiments.trial.own_runs import check_own
 from experiments.trial.resume import compose_changes, find_changes, get_key
-from experiments.trial.trial import Trial, find_code_changes, find_latest, find_trial, freeze
+from experiments.trial.trial import (
+    Trial,
+    find_code_changes,
+    find_latest,
+    find_trial,
+    freeze,
+    resolve_runs_dir,
+    trial_id,
+)
 from launchers.base import Launcher
 
 if TYPE_CHECKING:
@@ -50,6 +61,10 @@ def run(args: argparse.Namespace) -> int:
     if args.here and args.detach:
         raise InputError(["--here trains in this terminal, but --detach leaves it; leave one of them out"])
     if args.multirun:
+        if args.reuse:
+            raise InputError(
+                ["--reuse is for one run, and a sweep reuses finished trials anyway (sweep.reuse); leave it out"]
+            )
         _refuse_for_sweep(args, "-m starts a sweep")
         return _multirun(args)
     shared = shared_file(args)
@@ -68,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(["--new is for sweeps, and `lathe run` makes a new run anyway; leave it out"])
         if args.here:
             check_here(experiment.config, plan)
+        if args.reuse and (finished := _find_finished(experiment, args)) is not None:
+            return _show_finished(finished, args)
         trial = find_latest(experiment) if experiment.config["resume"] else None
         if trial is not None:
             check_own(trial.folder, trial.runs_dir, trust_code=False)
@@ -84,6 +101,27 @@ def run(args: argparse.Namespace) -> int:
     finally:
         if launcher is not None:
             launcher.discard()
+
+
+def _find_finished(experiment: Experiment, args: argparse.Namespace) -> Trial | None:
+    """A finished run with the configuration, the code and the data of an experiment; else say why one does not count."""
+    runs_dir, identity = resolve_runs_dir(experiment.config), trial_id(experiment.config)
+    code_sha256 = digest_packages(trusted(args.trust), experiment.config_dirs, runs_dir)
+    finished = FinishedTrials(runs_dir, code_sha256, [identity], experiment.config)
+    if (trial := finished.runs.get(identity)) is None:
+        for reason in finished.refused.values():
+            print(f"a finished run of this trial is not reused: {reason}", file=sys.stderr)
+    return trial
+
+
+def _show_finished(trial: Trial, args: argparse.Namespace) -> int:
+    facts = read_facts(trial)
+    if args.json:
+        print(to_json(facts))
+        return 0
+    print(f"run {trial.folder.name} has finished with the same configuration, code and data, so it is reused")
+    make_console().print(make_overview(facts))
+    return 0
 
 
 def _multirun(args: argparse.Namespace) -> int:
@@ -110,6 +148,7 @@ def _run_on_cluster(experiment: Experiment, args: argparse.Namespace) -> int:
     checkpoint = experiment.config["checkpoint"]
     metric, mode = checkpoint["best_metric"] or "val/loss_nats", checkpoint["best_mode"]
     objective = [f"sweep.metric={metric}", f"sweep.mode={mode if checkpoint['best_metric'] else 'min'}"]
+    objective.append(f"sweep.reuse={str(args.reuse).lower()}")
     overrides = [override for override in experiment.overrides if get_key(override) != "resume"]
     spec = read_overrides([*overrides, *objective], args.config_dir, experiment.config["name"])
     return start_sweep(

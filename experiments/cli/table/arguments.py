@@ -51,6 +51,11 @@ DETACH = argument("--detach", action="store_true", help="return as soon as it tr
 NEW = argument(
     "--new", action="store_true", help="start another sweep, also if there is one of this name, such as NAME-2"
 )
+REUSE = argument(
+    "--reuse",
+    action="store_true",
+    help="if a run has finished with the same configuration, code and data, show that one",
+)
 RUNS_DIR = argument(
     "--runs-dir", type=lambda named: str(choose_runs_dir(named)), metavar="DIR", completes="folder",
     help="folder of the runs (%(default)s)",

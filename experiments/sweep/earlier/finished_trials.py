@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -95,19 +96,23 @@ class FinishedTrials:
         return lines
 
     def _list_candidates(self) -> Iterator[tuple[str, Trial]]:
-        """The finished runs of the trials, those of sweeps first, with their trial ids."""
+        """The finished runs of the trials, those of sweeps first, with their trial ids. What is damaged is left out."""
         for path in sorted(self.runs_dir.glob("*/ledger.jsonl")):
-            if not {name.decode() for name in TRIAL_ID.findall(path.read_bytes())} & {*self.ids}:
-                continue  # a search of the text is much faster than a replay
-            for entry in Ledger(path.parent).read().entries.values():
-                identity = entry.id.partition("-")[0]
-                if entry.state == "finished" and entry.reused is None and identity in self.ids:
-                    yield identity, Trial(path.parent / entry.id)
+            names = list[str]()
+            with suppress(DamagedFileError, OSError):
+                if {name.decode() for name in TRIAL_ID.findall(path.read_bytes())} & {
+                    *self.ids
+                }:  # faster than a replay
+                    entries = Ledger(path.parent).read().entries.values()
+                    names = [entry.id for entry in entries if entry.state == "finished" and entry.reused is None]
+            for name in names:
+                if (identity := name.partition("-")[0]) in self.ids:
+                    yield identity, Trial(path.parent / name)
         for path in sorted(self.runs_dir.glob(f"{SINGLE}/*/outcome.json")):
-            if (identity := path.parent.name.partition("-")[0]) in self.ids:
-                trial = Trial(path.parent)
-                if (trial.outcome() or {}).get("status") == "finished":
-                    yield identity, trial
+            with suppress(DamagedFileError, OSError):
+                is_known = path.parent.name.partition("-")[0] in self.ids
+                if is_known and (Trial(path.parent).outcome() or {}).get("status") == "finished":
+                    yield path.parent.name.partition("-")[0], Trial(path.parent)
 
     def _find_difference(self, trial: Trial) -> str | None:
         """Why the result of a finished run may differ from that of a new one; None if nothing differs."""

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from experiments.cli import sweep as command
+from experiments.cli.main import main
 from experiments.cli.sweep import start
 from experiments.core.errors import InputError
 from experiments.run.journal import Journal
@@ -149,6 +150,8 @@ def test_finished_trials_are_reused_and_the_user_is_told(tmp_path: Path) -> None
         ("finished", f"probe/{high.id}", 1.0), ("pending", None, None),
     ]  # fmt: skip
     assert make_draft(tmp_path, LRS, "sweep.reuse=false").notes == []
+    (tmp_path / "single" / low.id).mkdir(parents=True)
+    (tmp_path / "single" / low.id / "outcome.json").write_text("{")  # damaged, so it does not count
     third, lines = write(make_draft(tmp_path, "optimizer.lr=0.02,0.04", name="third")), list[str]()
     extend(third, ["optimizer.lr=0.01"], say=lines.append)
     assert lines == [
@@ -182,3 +185,12 @@ def test_a_finished_trial_that_may_differ_is_trained_again(tmp_path: Path) -> No
     path.write_text(yaml.safe_dump(provenance))
     os.utime(photos / "train" / "cat" / "1.png", (time.time() + 60, time.time() + 60))
     assert "the files of the data may have changed since" in make_draft(tmp_path, *base, LRS, name="other").notes[0]
+
+
+def test_run_with_reuse_shows_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished = finish_trials(write(make_draft(tmp_path, LRS)))[0]
+    base = ["run", *QUICK, "tracking=off", f"runs_dir={tmp_path}"]
+    assert main([*base, "optimizer.lr=0.01", "--reuse"]) == 0
+    assert f"run {finished.id} has finished with the same configuration, code and data" in capsys.readouterr().out
+    assert main([*base, "-m", LRS, "--reuse"]) == 2
+    assert "a sweep reuses finished trials anyway" in capsys.readouterr().err
