@@ -59,6 +59,25 @@ def compose(
     )
 
 
+def compose_data(
+    overrides: Sequence[str], *, config_dirs: Sequence[str | Path] = (), trust: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Compose the configuration of a data set alone; other parts need not fit it.
+
+    Args:
+        overrides, config_dirs, trust: as for `compose`. If one of them is not about the data, the whole experiment is composed.
+
+    Raises:
+        InputError: lists every problem.
+    """
+    keys = {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}
+    if not keys or not keys <= {"data", "data_root"}:
+        return dict(compose(overrides, config_dirs=config_dirs, trust=trust).config["data"])
+    base = compose(config_dirs=config_dirs, trust=trust)
+    changed = change(base.config, overrides, "the defaults", config_dirs=config_dirs, trust=trust, keeps_model=True)
+    return dict(changed.config["data"])
+
+
 def change(
     config: dict[str, Any],
     overrides: Sequence[str],

@@ -284,6 +284,19 @@ class SavesReader(InputReader, Protocol):
         ...
 
 
+@runtime_checkable
+class SkipsBadExamples(Protocol):
+    """A data set with the argument ``on_bad_example``, which is "error" or "skip"."""
+
+    def find_faults(self) -> list[str]:
+        """Name each example that is skipped, and the reason."""
+        ...
+
+    def find_odd_files(self) -> list[str]:
+        """Name each file that is ignored, or is odd in another way, and the reason."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pair:
     """A text and its reference translations."""

@@ -172,8 +172,8 @@ def _find_missing(arg: str, kind: InputFiles, output: Path | None) -> str | None
         return None
     if not path.parent.is_dir():
         return f"there is no {name} {arg}, as there is no folder {path.parent}; name an existing file"
-    if arg.startswith(("evaluator.", "data.")) and "=" in arg:
-        return f"there is no {name} {arg}; to change a key of the run, write `--set {arg}`"
+    if arg.startswith(("evaluator.", "evaluator=", "data.")) and "=" in arg:
+        return f"there is no {name} {arg}; to change the run's configuration, write `--set {arg}`"
     files = [
         inside.name for inside in path.parent.iterdir() if inside.is_dir() or inside.name.lower().endswith(kind.endings)
     ]

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from modules.data.base import InputReader
     from modules.evaluator.base import Predicts
 
-SET = ("evaluator.", "data.root=", "data.photo_size=")
-"""Keys that `--set` can change. All others, such as the vocabulary, must stay as in training."""
+SET = ("evaluator=", "evaluator.", "data.root=", "data.photo_size=")
+"""What `--set` can change. All others, such as the vocabulary, must stay as in training."""
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -91,7 +91,7 @@ def _config(trial: Trial, args: argparse.Namespace) -> dict[str, Any]:
     if not args.changes:
         return trial.config
     if wrong := [text for text in args.changes if not text.startswith(SET)]:
-        rule = "would change what the model was trained for; set evaluator.KEY, data.root or data.photo_size"
+        rule = "would change what the model was trained for; set evaluator, evaluator.KEY, data.root or data.photo_size"
         raise InputError([f"--set {text} {rule}" for text in wrong])
     from experiments.config.compose import change
 
@@ -118,8 +118,9 @@ def _components(trial: Trial, config: dict[str, Any], trust: Collection[str]) ->
         )
     if evaluator is None:
         problems += renamed_methods(whole) or [
-            f"evaluator {type(whole).__name__} of run '{trial.folder.name}' has no method predict(); predict with "
-            f"arrays: `lathe export {trial.reference} -o DIR` and mlflow.pyfunc.load_model"
+            f"evaluator {type(whole).__name__} of run '{trial.folder.name}' has no method predict(); choose another, such as "
+            f"`--set evaluator=accuracy`, or predict with arrays: `lathe export {trial.reference} -o DIR` and "
+            "mlflow.pyfunc.load_model"
         ]
     if problems or evaluator is None:
         raise InputError(problems, "`lathe predict`")

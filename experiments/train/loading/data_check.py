@@ -5,34 +5,57 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from experiments.components.instantiate import instantiate
 from experiments.config.allowlist import trusted
-from experiments.config.compose import compose
+from experiments.config.compose import compose_data
 from experiments.core.console import make_console
-from modules.data.base import Data, DataError, Split
+from experiments.core.errors import InputError
+from modules.data.base import Data, DataError, SkipsBadExamples, Split
 
 SPLITS = ("train", "val", "test")
 BATCH_SIZE = 64
 MOST_SHOWN = 1000
-"""Faults of a split that are printed."""
+"""Faults of a data set or split that are printed."""
 
 
 def check_data(args: argparse.Namespace) -> int:
-    """Read all splits of the data set of an experiment; returns 1 if an example or a split cannot be read.
+    """Read all splits of a data set; returns 1 if an example or a split cannot be read.
 
     Raises:
-        InputError: the experiment cannot be composed.
+        InputError: the data set cannot be composed.
     """
-    experiment = compose(args.overrides, config_dirs=args.config_dir, trust=args.trust)
-    data: Data = instantiate(experiment.config["data"], "data", trusted(args.trust))
-    num_faults = sum(_check_split(data, split) for split in SPLITS)
+    num_faults = 0
+    data = _compose(args)
+    if isinstance(data, SkipsBadExamples):
+        faults = data.find_faults()
+        num_faults = len(faults)
+        _show([*faults, *(f"note: {each}" for each in data.find_odd_files())])
+    num_faults += sum(_check_split(data, split) for split in SPLITS)
     print(f"faults: {num_faults}" if num_faults else "every example can be read")
     return 1 if num_faults else 0
+
+
+def _compose(args: argparse.Namespace) -> Data:
+    """The data set; one that can skip bad examples does, so that the first of them does not end the command."""
+    options: dict[str, Any] = {"config_dirs": args.config_dir, "trust": args.trust}
+    try:
+        config = compose_data([*args.overrides, "data.on_bad_example=skip"], **options)
+    except InputError:
+        config = compose_data(args.overrides, **options)
+    data: Data = instantiate(config, "data", trusted(args.trust))
+    return data
+
+
+def _show(lines: Sequence[str]) -> None:
+    for line in lines[:MOST_SHOWN]:
+        print(f"  {line}")
+    if len(lines) > MOST_SHOWN:
+        print(f"  and {len(lines) - MOST_SHOWN:,} more")
 
 
 def _check_split(data: Data, name: str) -> int:
@@ -51,10 +74,7 @@ def _check_split(data: Data, name: str) -> int:
     print(f"{name}: {counted}{_count_classes(split, getattr(data, 'class_names', None))}")
     for text in dict.fromkeys(str(each.message) for each in caught):
         print(f"  note: {text}")
-    for fault in faults[:MOST_SHOWN]:
-        print(f"  {fault}")
-    if len(faults) > MOST_SHOWN:
-        print(f"  and {len(faults) - MOST_SHOWN:,} more")
+    _show(faults)
     return len(faults)
 
 

@@ -93,8 +93,8 @@ class ClassFolders:
         """
         return sorted(entry.name for entry in self._scan(self.path / self.split_folders["train"]) if entry.is_dir())
 
-    def files(self, split: str) -> tuple[list[str], list[int], Counter[str]]:
-        """Return the paths of files below the folder of the split, their class numbers, and other files by ending.
+    def files(self, split: str) -> tuple[list[str], list[int], list[str]]:
+        """Return the paths of files below the folder of the split, their class numbers, and the paths of other files.
 
         Raises:
             ValueError: a class has no files or is not a class of the training split, or a link leads to nothing.
@@ -121,21 +121,42 @@ class ClassFolders:
 
     def find_faults(self) -> dict[str, str]:
         """Why files of any split cannot be read, by their paths below the folder of the data set."""
-        faults = {}
-        for own in dict.fromkeys(self.split_folders.values()):
-            split = next(split for split in SPLITS if self.split_folders[split] == own)
-            for name, files in self._list_classes(split)[0].items():
-                for file in files:
-                    path = os.path.normpath(os.path.join(own, name, file))
-                    if (fault := self.kind.find_fault(self.path / path)) is not None:
-                        faults[path] = fault
-        return faults
+        faults = {path: self.kind.find_fault(self.path / path) for path in self._list_all()}
+        return {path: fault for path, fault in faults.items() if fault is not None}
 
-    def _list_classes(self, split: str) -> tuple[dict[str, list[str]], Counter[str]]:
-        """The files of each class by their paths below its folder, and other files by ending."""
+    def find_odd_files(self) -> dict[str, str]:
+        """What is odd about files of any split, by their paths: they do not count, or are the same as another file."""
+        odd, seen = dict[str, str](), dict[tuple[int, bytes], str]()
+        by_size: dict[int, list[str]] = {}
+        for path in self._list_all():
+            by_size.setdefault(os.stat(self.path / path).st_size, []).append(path)
+        for size, paths in by_size.items():
+            for path in paths if len(paths) > 1 else ():
+                digest = size, hashlib.sha256((self.path / path).read_bytes()).digest()
+                if (first := seen.setdefault(digest, path)) != path:
+                    odd[path] = f"has the same content as {first}"
+        for own in dict.fromkeys(self.split_folders.values()):
+            folders = [entry.name for entry in self._scan(self.path / own) if entry.is_dir()]
+            others = [f"{name}/{other}" for name in folders for other in self._list(self.path / own / name)[1]]
+            others += [entry.name for entry in self._scan(self.path / own) if not entry.is_dir()]
+            odd |= {os.path.normpath(os.path.join(own, each)): "is left out" for each in sorted(others)}
+        return odd
+
+    def _list_all(self) -> list[str]:
+        """The files of all splits by their paths below the folder of the data set."""
+        splits = {self.split_folders[split]: split for split in reversed(SPLITS)}
+        return [
+            os.path.normpath(os.path.join(own, name, file))
+            for own, split in splits.items()
+            for name, files in self._list_classes(split)[0].items()
+            for file in files
+        ]
+
+    def _list_classes(self, split: str) -> tuple[dict[str, list[str]], list[str]]:
+        """The files of each class by their paths below its folder, and the paths of other files below that of the split."""
         train, own = self.split_folders["train"], self.split_folders[split]
         classes = self.classes()
-        listed, dropped = dict[str, list[str]](), Counter[str]()
+        listed, dropped = dict[str, list[str]](), list[str]()
         for name in sorted(entry.name for entry in self._scan(self.path / own) if entry.is_dir()):
             folder = self.path / own / name
             if name not in classes:
@@ -153,7 +174,7 @@ class ClassFolders:
                     f"{count(others) or 'no other file'}; {self.kind.rule}; convert them, or remove the folder and lower "
                     "data.num_classes"
                 )
-            dropped += others
+            dropped += [f"{name}/{other}" for other in others]
             listed[name] = files
         return listed, dropped
 
@@ -183,18 +204,18 @@ class ClassFolders:
         start = size * shared.index(split) if split in shared else size * len(shared)
         return sorted(order[start : start + size] if split in shared else order[start:])
 
-    def _list(self, folder: Path, above: tuple[str, ...] = ()) -> tuple[list[str], Counter[str]]:
-        """The files of a class by their sorted paths below its folder, and the number of other files by ending."""
-        files, others = list[str](), Counter[str]()
+    def _list(self, folder: Path, above: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
+        """The files of a class by their sorted paths below its folder, and other files."""
+        files, others = list[str](), list[str]()
         above = (*above, os.path.realpath(folder))
         for entry in self._scan(folder):
             if entry.is_dir():
                 if os.path.realpath(entry.path) not in above:  # else a link leads back to where it is
                     nested, more = self._list(Path(entry.path), above)
                     files += [f"{entry.name}/{name}" for name in nested]
-                    others += more
+                    others += [f"{entry.name}/{name}" for name in more]
             elif not entry.name.lower().endswith(self.kind.endings):
-                others[Path(entry.name).suffix.lower() or "without an ending"] += 1
+                others.append(entry.name)
             elif entry.is_file():
                 files.append(entry.name)
             elif entry.is_symlink() and not os.path.exists(entry.path):
@@ -203,8 +224,8 @@ class ClassFolders:
                     f"every {self.kind.noun} must be readable; restore the file or remove the link"
                 )
             else:
-                others["no file, such as a named pipe"] += 1
-        return sorted(files), others
+                others.append(f"{entry.name} (no file)")
+        return sorted(files), sorted(others)
 
     def _scan(self, path: Path) -> list[os.DirEntry[str]]:
         """The entries of a folder, without hidden ones and those of the system."""
@@ -269,7 +290,8 @@ def find_folders(kind: FileKind, data: Mapping[str, Any]) -> tuple[ClassFolders,
     }  # fmt: skip
 
 
-def count(endings: Counter[str]) -> str:
-    """Such as ``3 .txt, 1 .json``, the most frequent first."""
+def count(others: Sequence[str]) -> str:
+    """Files by ending, such as ``3 .txt, 1 .json``, the most frequent first."""
+    endings = Counter(Path(name).suffix.lower() or "without an ending" for name in others)
     shown = [f"{number} {ending}" for ending, number in endings.most_common(5)]
     return ", ".join([*shown, "..."] if len(endings) > 5 else shown)

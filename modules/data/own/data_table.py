@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,7 +27,7 @@ from modules.data.own.columns import (
 )
 from modules.data.own.folds import check_fold
 from modules.data.own.skipping import OnBadExample, check_on_bad_example, warn_skipped
-from modules.data.own.table_files import flatten_row, hash_table
+from modules.data.own.table_files import flatten_row, hash_table, read_rows
 from modules.data.tensors import TensorSplit, check_at_least, check_split
 
 
@@ -138,6 +139,16 @@ class DataTable:
             return TensorSplit(self.encode(table), self._encode_targets(table[self.target]))
         except ValueError as err:
             raise DataError(f"data.path={name!r}: {err}") from err
+
+    def find_faults(self) -> list[str]:
+        faults = list[str]()
+        for path in [self.root / name for name in self.paths.values() if name is not None]:
+            with suppress(ValueError):  # `load` reports a whole file that cannot be read
+                faults += [f"{path}, {line} is no row" for line in read_rows(path, "skip").skipped]
+        return faults
+
+    def find_odd_files(self) -> list[str]:
+        return []
 
     def read(self, inputs: Sequence[str]) -> Tensor:
         """Read rows of a user, each a JSON object with a value for each column; null where it is missing.

@@ -117,6 +117,13 @@ class ClassFolderData:
         )
         self.skipped = list(skipped)
 
+    def find_faults(self) -> list[str]:
+        faults = {path: self.kind.find_fault(self.path / path) for path in self.skipped}
+        return [f"{path} cannot be read as a {self.kind.noun} ({fault})" for path, fault in faults.items()]
+
+    def find_odd_files(self) -> list[str]:
+        return [f"{path} {reason}" for path, reason in self.folders.find_odd_files().items()]
+
     def load(self, split: str) -> FolderSplit:
         check_split(self.owner, split)
         own = self.path / self.folders.split_folders[split]
@@ -139,7 +146,7 @@ class ClassFolderData:
             raise DataError(str(err)) from err
         if dropped:
             warn(
-                f"data.folder={self.folder!r}: {own} has {len(names)} {self.kind.noun}s and {dropped.total()} other files, "
+                f"data.folder={self.folder!r}: {own} has {len(names)} {self.kind.noun}s and {len(dropped)} other files, "
                 f"which are left out ({count(dropped)}); {self.kind.rule}"
             )
         if split == "train" and self.skipped:

@@ -226,6 +226,9 @@ def test_only_one_line_per_image_goes_to_a_pipe(
     assert [path for path, _ in lines] == [str(images / "3.png"), str(images / "1.png")]
     assert all(re.fullmatch(r"\d 0\.\d{3}  \d 0\.\d{3}", answer) for _, answer in lines)
     assert re.search(rf"model of run {digits.id}: step (10|20), best by val/accuracy_top1=", shown.err)
+    assert lathe_predict(digits, str(images / "3.png"), "--set", "evaluator=top_k", "--json") == 0
+    (answer,) = predictions(capsys)  # of another evaluator than that of the training
+    assert len(answer["classes"]) == 5
 
 
 def test_a_damaged_file_is_reported_and_the_others_are_predicted(
@@ -289,7 +292,7 @@ def test_arguments_are_checked_before_anything_is_predicted(
         ("evaluator.top_k_shown=many", "evaluator.top_k_shown=many is not a whole number"),
         (
             "model.dropout=0",
-            "--set model.dropout=0 would change what the model was trained for; set evaluator.KEY, data.root or data.photo_size",
+            "--set model.dropout=0 would change what the model was trained for; set evaluator, evaluator.KEY, data.root or data.photo_size",
         ),
     ],
 )
