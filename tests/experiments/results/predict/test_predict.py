@@ -292,7 +292,8 @@ def test_arguments_are_checked_before_anything_is_predicted(
         ("evaluator.top_k_shown=many", "evaluator.top_k_shown=many is not a whole number"),
         (
             "model.dropout=0",
-            "--set model.dropout=0 would change what the model was trained for; set evaluator, evaluator.KEY, data.root or data.photo_size",
+            "--set model.dropout=0 would change what the model was trained for; set evaluator, evaluator.KEY, data.root or "
+            "data.photo_size",
         ),
     ],
 )
