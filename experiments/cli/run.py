@@ -271,6 +271,8 @@ def _result_table(result: RunResult) -> Table:
     if checkpoints:
         table.add_row("checkpoint", f"checkpoints/{checkpoints[-1].name}")
     table.add_row("log", f"attempts/{result.attempt}/log.txt")
+    if result.warnings:
+        table.add_row("warnings", escape("\n".join(result.warnings)))
     if result.mlflow.get("run_id"):
         table.add_row("MLflow run", str(result.mlflow["run_id"]))
         if result.mlflow.get("model"):

@@ -35,6 +35,8 @@ class RunResult:
     """The last value of every metric, by name."""
     mlflow: dict[str, Any] = field(default_factory=dict)
     """The last report of the sync: run_id, experiment_id, pending, model, warning, pages, error."""
+    warnings: tuple[str, ...] = ()
+    """Of the training, such as examples that were skipped."""
 
 
 class AttemptMonitor:
@@ -56,6 +58,7 @@ class AttemptMonitor:
         self.logs = RankLogs(self.folder, num_ranks)
         self.stop_timeout_s = get_stop_timeout_s(trial.read_attempt_config(attempt))
         self.offset = 0
+        self.warnings: list[str] = []
         self.metrics = read_last_values(trial.folder)
         self._highest = journal.highest_steps(journal.journals(trial.folder, attempt))
         self.last_state: journal.StateEvent | None = None
@@ -110,7 +113,9 @@ class AttemptMonitor:
 
     def _on_state(self, event: journal.StateEvent) -> None:
         self.last_state = event
-        if event["state"] == "running" and not event["reason"]:  # with one it is a warning, which the log shows
+        if event["state"] == "running" and event["reason"]:  # a warning, which the log shows
+            self.warnings.append(event["reason"])
+        elif event["state"] == "running":
             self._show(lambda: self.display.started(event["step"]))
 
     def say(self, text: str) -> None:
@@ -151,7 +156,9 @@ class AttemptMonitor:
         exit_code = (
             DONE if outcome.status == "finished" else WRONG_INPUT if code == WRONG_INPUT and has_reported else FAILED
         )
-        return RunResult(self.trial, self.attempt, outcome.status, outcome.reason, exit_code, self.metrics)
+        warnings = tuple(dict.fromkeys(self.warnings))
+        status, reason = outcome.status, outcome.reason
+        return RunResult(self.trial, self.attempt, status, reason, exit_code, self.metrics, warnings=warnings)
 
 
 def start_sync(trial: Trial, attempt: int, trust: Sequence[str] = ()) -> subprocess.Popen[str]:

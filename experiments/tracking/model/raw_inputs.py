@@ -63,7 +63,7 @@ def find_raw_inputs(trial: Trial, interface: ModelInterface, project: Path, trus
         columns = config["data"].get("columns")
         known = columns if isinstance(columns, Mapping) else {}
         example = _make_example_rows(known) if known else None
-        kinds = {name: "texts" if "categories" in column else "numbers" for name, column in known.items()}
+        kinds = {name: "numbers" if "mean" in column else "texts" for name, column in known.items()}
         inputs = dict.fromkeys(known, ANY)
         return RawInputs("rows of a table", config, reader, inputs, example, {"columns": kinds} if known else {})
     if interface.takes == "image":
@@ -125,10 +125,13 @@ def _make_example_sounds(sample_rate: int) -> Any:
 
 
 def _make_example_rows(columns: Mapping[str, Mapping[str, Any]]) -> Any:
-    """A data frame with one row: the mean of each column of numbers, the most frequent text of the others."""
+    """A data frame with one row: the mean of each column of numbers, the most frequent text or words of the others."""
     import pandas as pd
 
-    return pd.DataFrame([{name: (each.get("categories") or [each.get("mean")])[0] for name, each in columns.items()}])
+    def make_cell(column: Mapping[str, Any]) -> Any:
+        return " ".join(column["words"][:8]) if "words" in column else column.get("categories", [column.get("mean")])[0]
+
+    return pd.DataFrame([{name: make_cell(column) for name, column in columns.items()}])
 
 
 def _without_root(node: Any) -> Any:

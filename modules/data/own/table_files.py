@@ -130,7 +130,8 @@ def _read_json_lines(path: Path, *, is_skipping: bool) -> Rows:
                 rows.append(flatten_row(row))
             except (ValueError, RecursionError) as err:
                 if not is_skipping:
-                    raise _BadLineError(f"line {number} is no JSON object ({err})") from err
+                    reason = f"{err.msg} in column {err.colno}" if isinstance(err, json.JSONDecodeError) else str(err)
+                    raise _BadLineError(f"line {number} is no JSON object ({reason})") from err
                 skipped.append(f"line {number}")
     return Rows(pd.DataFrame(rows), tuple(skipped))
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.tracking.model.raw_inputs import _make_example_rows
 from modules.data.base import ComponentWarning, UserInputError
-from modules.data.own.columns import find_auto_values
+from modules.data.own.columns import find_auto_values, to_json_rows
 from modules.data.own.data_table import DataTable
 from modules.data.own.table_files import read_rows
 from tests.support.own_data import write_reviews, write_saved_dataset
@@ -43,6 +44,8 @@ def test_prose_becomes_counts_of_its_words(tmp_path: Path) -> None:
     assert torch.equal((inputs[:, great] > 0).long(), targets)
     row = data.read([json.dumps({"text": "A great, GREAT film", "stars": None})])
     assert row[0, great] == pytest.approx(1.0986, abs=1e-3)  # the logarithm of 3
+    assert _make_example_rows(found["columns"]).shape == (1, 2)
+    assert data.read(to_json_rows(_make_example_rows(found["columns"])))[0].count_nonzero() >= 7
     with pytest.raises(UserInputError, match="has no column 'stars'; add it, or null"):
         data.read(['{"text": "a"}'])
 
