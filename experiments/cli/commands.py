@@ -40,7 +40,14 @@ COMMANDS = (
     ),
     Command(
         "plan", "show what a run needs, or why it cannot run", "experiments.cli.plan:plan",
-        (OVERRIDES, CFG, FROM, JSON, CONFIG_DIR, TRUST),
+        (
+            argument(
+                "overrides", nargs="*", metavar="OVERRIDE", completes=("override", "multirun_key", "sweep_file"),
+                help="any number; see below; with -m also the name of a sweep",
+            ),
+            argument("-m", "--multirun", action="store_true", help="plan every trial of a sweep, and estimate its time"),
+            CFG, FROM, JSON, CONFIG_DIR, TRUST,
+        ),
         OVERRIDES_HELP,
     ),
     Command(

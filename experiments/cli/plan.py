@@ -33,11 +33,15 @@ if TYPE_CHECKING:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Print what a run needs: devices, memory, time.
+    """Print what a run needs: devices, memory, time; with `-m`, what a whole sweep does.
 
     Raises:
         InputError: the configuration is wrong or cannot run.
     """
+    if args.multirun:
+        from experiments.cli.sweep import plan_sweep
+
+        return plan_sweep(args)
     experiment = compose(args)
     if args.cfg:
         return print_config(experiment, args.cfg)

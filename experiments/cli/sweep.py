@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 
 from experiments.components.instantiate import instantiate
 from experiments.core.console import make_console
+from experiments.core.errors import InputError
+from experiments.core.format import to_json
 from experiments.launch.own_launcher import complete_executor, uses_scheduler
+from experiments.results.manage.forecast import Forecast, describe_forecast, forecast_table, make_forecast
 from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.earlier.same_name import find_same, lock_names
 from experiments.sweep.ledger import Ledger, LedgerState
-from experiments.sweep.spec import SweepSpec, read
+from experiments.sweep.spec import SweepSpec, read, read_overrides
 from experiments.sweep.status.progress import has_workers, warn_of_damage
 from experiments.sweep.status.tables import show_live
 from experiments.sweep.submit import WorkerRestarts, count_todo, make_pool, retry_unfinished, submit
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking.mlflow_view import ui_hint
 from experiments.trial.own_runs import check_own
-from experiments.trial.trial import resolve_runs_dir
 from launchers.base import WORKER_MODULE, WORKER_OPTIONS, Executor, LaunchError, WorkerPool
 
 if TYPE_CHECKING:
@@ -164,8 +166,40 @@ def _restart(sweep: Sweep) -> None:
         follow_sweep.start_follower(sweep)  # ends at once if there is one
 
 
-def _show_dry_run(draft: SweepDraft) -> int:
-    """Print the job that would be submitted, the number of trials, and the maximum cost."""
+def plan_sweep(args: argparse.Namespace) -> int:
+    """Plan every trial of a sweep, and print what all of them will take.
+
+    Raises:
+        InputError: the sweep or one of its trials cannot run.
+    """
+    names = [word for word in args.overrides if "=" not in word and not word.startswith("~")]
+    others = [word for word in args.overrides if word not in names]
+    if len(names) > 1:
+        raise InputError([f"{names[1]}: -m plans one sweep, and '{names[0]}' is the first; leave one of them out"])
+    if args.cfg or args.shared:
+        flag = "--cfg" if args.cfg else "--from"
+        raise InputError([f"{flag} is for one run, but -m plans several; leave one of them out"])
+    spec = (
+        read(names[0], others, args.config_dir, args.trust)
+        if names
+        else read_overrides(others, args.config_dir, trust=args.trust)
+    )
+    draft = prepare(spec, config_dirs=args.config_dir, trust=args.trust)
+    pool, executor, todo = _make_pool(draft)
+    forecast = _forecast(draft, pool, executor, todo)
+    if args.json:
+        print(to_json(forecast))
+        return 0
+    make_console().print(forecast_table(forecast))
+    for line in describe_forecast(forecast):
+        print(line)
+    if pool.slurm is not None:
+        print(_cost(pool, executor, todo))
+    return 0
+
+
+def _make_pool(draft: SweepDraft) -> tuple[WorkerPool, Executor, int]:
+    """The workers of a sweep that is not on disk, what starts them, and the number of trials to run."""
     config, values = draft.templates.all[0].config, draft.spec.values
     hardware = draft.experiment.config["hardware"]
     worker = {key: hardware[key] for key in ("nodes", "devices_per_node")}
@@ -173,11 +207,21 @@ def _show_dry_run(draft: SweepDraft) -> int:
     for trial in draft.trials:
         state.apply({"event": "trial", "time": 0.0, **trial})
     todo = count_todo(values, state)
-    folder = resolve_runs_dir(draft.experiment.config) / str(values["name"])
     provenance = {"worker_module": WORKER_MODULE, "worker_options": WORKER_OPTIONS}
+    folder = draft.runs_dir / str(values["name"])
     pool = make_pool(folder, draft.templates, worker, values, max(1, todo), provenance)
     launcher = instantiate(config["launcher"], "launcher", draft.templates.trust)
-    executor = complete_executor(launcher, config["launcher"]["_target_"])
+    return pool, complete_executor(launcher, config["launcher"]["_target_"]), todo
+
+
+def _forecast(draft: SweepDraft, pool: WorkerPool, executor: Executor, todo: int) -> Forecast:
+    per_worker = pool.trials_per_worker if uses_scheduler(draft.templates.all[0].config) else 1
+    return make_forecast(draft, todo, max(1, min(todo, executor.count_workers(pool) * per_worker)))
+
+
+def _show_dry_run(draft: SweepDraft) -> int:
+    """Print the job that would be submitted, the number of trials, and the cost."""
+    pool, executor, todo = _make_pool(draft)
     print(executor.describe(pool))
     print(f"\n{_cost(pool, executor, todo)}", file=sys.stderr)
     return 0

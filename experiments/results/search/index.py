@@ -236,7 +236,7 @@ def _new_entry(path: Path, sweep: _IndexedSweep | None) -> dict[str, Any]:
     """The entry of a run without its journals."""
     own = read_provenance(path.parent)
     provenance = {**(sweep.provenance if sweep else {}), **own}
-    config = dict(_leaves("", read_config(path.parent)))
+    config = dict(leaves("", read_config(path.parent)))
     for group, option in _options(provenance).items():
         config.setdefault(group, option)
     created = own.get("created", path.stat().st_mtime)  # the folder of a trial is created when the trial is claimed
@@ -252,10 +252,11 @@ def _options(provenance: Mapping[str, Any]) -> dict[str, str]:
     return {key: option for key, equals, option in pairs if equals and "." not in key}
 
 
-def _leaves(prefix: str, node: object) -> Iterator[tuple[str, Any]]:
+def leaves(prefix: str, node: object) -> Iterator[tuple[str, Any]]:
+    """The values of a configuration by dotted key."""
     if isinstance(node, dict) and node:
         for key, child in node.items():
-            yield from _leaves(f"{prefix}.{key}" if prefix else str(key), child)
+            yield from leaves(f"{prefix}.{key}" if prefix else str(key), child)
     else:
         yield prefix, node
 

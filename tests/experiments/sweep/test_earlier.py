@@ -16,37 +16,19 @@ from experiments.cli import sweep as command
 from experiments.cli.main import main
 from experiments.cli.sweep import start
 from experiments.core.errors import InputError
-from experiments.run.journal import Journal
 from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.earlier.same_name import find_same
-from experiments.sweep.ledger import Entry
 from experiments.sweep.spec import read_overrides
 from experiments.sweep.status.progress import has_workers
 from experiments.sweep.sweep import Sweep
-from experiments.sweep.worker.claims import TrialQueue
 from launchers.local import Local
-from tests.support.workers import QUICK, read_entries
+from tests.support.workers import QUICK, finish_trials, read_entries
 
 LRS = "optimizer.lr=0.01,0.02"
 
 
 def make_draft(runs_dir: Path, *overrides: str, name: str | None = "probe") -> SweepDraft:
     return prepare(read_overrides([*QUICK, "tracking=off", f"runs_dir={runs_dir}", *overrides], name=name))
-
-
-def finish_trials(sweep: Sweep) -> list[Entry]:
-    """Do what a worker does, without a training."""
-    ledger = sweep.ledger()
-    queue = TrialQueue(sweep, ledger, sweep.templates(), None, worker="w", devices=1)
-    while (claim := queue.claim()) is not None:
-        value = float(claim.trial.config["optimizer"]["lr"])
-        with Journal(claim.trial.folder / "attempts" / "1" / "journal.jsonl") as journal:
-            journal.metrics(
-                40, {"val/accuracy_top1": value, "val/loss_nats": 1.0, "delivered/val/accuracy_top1": value}
-            )
-        with ledger.locked():
-            ledger.end(claim.entry.id, claim.attempt, "finished", value=value, step=40)
-    return read_entries(sweep)
 
 
 def test_only_the_same_sweep_goes_on(tmp_path: Path) -> None:
