@@ -109,10 +109,18 @@ def make_forecast(draft: SweepDraft, todo: int, side_by_side: int) -> Forecast:
         notes.append(f"strategy {name} chooses points while it runs; the estimate is that of {planned} sampled trials")
     if values["pruner"]:
         notes.append("no pruned trial is taken into account; pruning makes it shorter")
-    hours = (one / 3600 for one in device_s)
     return Forecast(
-        draft.spec.name, todo + reused, reused, side_by_side, *time_s, *hours, tuple(groups), tuple(notes)
-    )  # fmt: skip
+        name=draft.spec.name,
+        trials=todo + reused,
+        reused=reused,
+        side_by_side=side_by_side,
+        time_s=time_s[0],
+        time_max_s=time_s[1],
+        device_h=device_s[0] / 3600,
+        device_h_max=device_s[1] / 3600,
+        groups=tuple(groups),
+        notes=tuple(notes),
+    )
 
 
 def forecast_table(forecast: Forecast) -> Table:
