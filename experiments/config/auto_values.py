@@ -63,14 +63,16 @@ def find_auto_values(
 
 
 def keep_encoding(trained: Mapping[str, Any], data: Any) -> Any:
-    """Data of the class that a model was trained with, in which `auto` values that say what the model gets stay as they were.
+    """Data of the kind that a model was trained with, in which `auto` values that say what the model gets stay as they were.
 
     Args:
         trained: arguments of the data set of the training. The class names these arguments in its attribute ``encoding``.
-        data: those of another data set, of any class.
+        data: those of another data set, of any class; they are kept if its class names the same arguments.
     """
     target = data.get("_target_") if isinstance(data, dict) else None
-    names = signature.read_literal(str(target), ENCODING) if target == trained.get("_target_") else None
+    names = signature.read_literal(str(target), ENCODING)
+    if target != trained.get("_target_") and names != signature.read_literal(str(trained.get("_target_")), ENCODING):
+        names = None
     kept = (
         [name for name in names or () if data.get(name) == AUTO and name in trained] if isinstance(names, tuple) else []
     )

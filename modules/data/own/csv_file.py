@@ -9,5 +9,3 @@ class CsvFile(DataTable):
     """The name that `data=csv` has had from the first version on; trials contain it, and their ids depend on it."""
 
     is_component = True
-    auto_values = "modules.data.own.columns.find_auto_values"
-    encoding = ("columns", "kind", "classes", "num_features", "num_classes", "target_mean", "target_std")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.config.auto_values import keep_encoding
 from experiments.config.compose import compose
 from experiments.core.errors import InputError
 from experiments.sweep.templates import Template, Templates
@@ -130,3 +131,10 @@ def test_a_text_is_counted(here: Path) -> None:
     write_text(here)
     data = compose(["data=text", "data.path=book.txt", "model=gpt_nano", "evaluator=perplexity"]).config["data"]
     assert data["num_train"] == (data["num_train_tokens"] - 1) // 64
+
+
+def test_another_class_of_table_keeps_what_the_model_was_trained_with() -> None:
+    trained = {"_target_": "modules.data.own.csv_file.CsvFile", "columns": {"area": {"mean": 1.0, "std": 2.0}}}
+    lines = {"_target_": "modules.data.own.data_table.DataTable", "columns": "auto", "num_train": "auto"}
+    assert keep_encoding(trained, lines) == {**lines, "columns": trained["columns"]}
+    assert keep_encoding({**trained, "_target_": "modules.data.digits.Digits"}, lines) == lines
