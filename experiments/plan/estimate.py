@@ -19,6 +19,7 @@ from experiments.components.instantiate import describe_error
 from experiments.config.rules.engine import read_engine
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan
+from experiments.plan.without_compiler import without_compiler
 from modules.data.base import Tree
 from modules.optimizer.base import find_optimizer_problems
 from modules.parallel.cost_model.compatibility import (
@@ -69,6 +70,7 @@ class ResourceEstimate:
         return self.fullest.total_bytes
 
 
+@without_compiler
 def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> ResourceEstimate:
     """Estimate what a plan needs.
 

@@ -14,10 +14,12 @@ from experiments.components.optimizer import make_optimizer_factory
 from experiments.config.rules.engine import read_engine
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan
+from experiments.plan.without_compiler import without_compiler
 from modules.optimizer.base import find_slicing_problems
 from modules.parallel.cost_model.compatibility import find_incompatibilities, find_splitting
 
 
+@without_compiler
 def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = (), initial: Path | None = None) -> None:
     """Refuse a model or an optimizer that cannot be split into the stages and over the ranks of its plan.
 

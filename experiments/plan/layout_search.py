@@ -22,6 +22,7 @@ from experiments.config.rules.base import ConfigView, NotApplicable
 from experiments.config.rules.engine import read_engine
 from experiments.core.errors import PlanError, did_you_mean
 from experiments.plan.estimate import count_micro_batch, make_machine, megabytes, memory_bytes, resolve_device
+from experiments.plan.without_compiler import without_compiler
 from modules.optimizer.base import find_optimizer_problems
 from modules.parallel.cost_model.compatibility import find_incompatibilities, find_splitting, find_stage_bounds
 from modules.parallel.cost_model.layer_counts import ModelCount, interpolate
@@ -97,6 +98,7 @@ def search(
     return recompose([*overrides, *result.ranked[0].overrides])
 
 
+@without_compiler
 def compare(experiment: Experiment) -> SearchResult:
     """Estimate every layout.
 

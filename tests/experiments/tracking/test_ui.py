@@ -25,6 +25,7 @@ from experiments.run.state import is_process_alive
 from experiments.tracking.store_uri import StoreError, make_absolute
 from experiments.tracking.ui import _make_absolute, runs_page, serve
 from tests.support.preloaded import make_command
+from tests.support.variants import only_long
 from tests.support.waiting import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def answer(address: str, host: str | None = None) -> int:
         return err.code
 
 
+@only_long  # test_ui_sweep.py sees the same pages with the runs of a sweep, and test_ui_model.py the first page
 @pytest.mark.slow
 def test_two_runs_are_compared_in_the_browser(one_run: Path, tmp_path: Path, preloaded: Path) -> None:
     from selenium.webdriver.common.by import By
