@@ -38,7 +38,7 @@ ONLY = {
     # What writes runs and models to a store, and what serves it.
     "mlflow": {
         "experiments/tracking/mlflow_client.py", "experiments/tracking/ui_server.py",
-        "experiments/tracking/model/mlflow_model.py",
+        "experiments/tracking/model/mlflow_model.py", "experiments/tracking/trackers/mlflow_removal.py",
     },
 }  # fmt: skip
 CONTRACTS = {  # beside every base.py

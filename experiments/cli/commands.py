@@ -24,6 +24,7 @@ from experiments.cli.table.arguments import (
     TRUST,
     TRUST_CODE,
 )
+from experiments.cli.table.manage import MANAGE
 
 COMMANDS = (
     Command(
@@ -126,6 +127,7 @@ COMMANDS = (
             TRUST, RUNS_DIR,
         ),
     ),
+    *MANAGE,
     Command(
         "sync", "copy runs to MLflow and the other trackers", "experiments.cli.tracking:sync",
         (

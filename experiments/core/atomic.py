@@ -73,6 +73,16 @@ def sweep_partials(path: Path) -> None:
                 _remove_if_unused(left)
 
 
+def is_unused_partial(partial: Path) -> bool:
+    """Whether the writer of a partial file is gone."""
+    try:
+        with partial.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except OSError:  # refused while the writer lives
+        return False
+
+
 def _remove_if_unused(partial: Path) -> None:
     with contextlib.suppress(OSError), partial.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while the writer lives

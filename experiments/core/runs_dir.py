@@ -13,7 +13,9 @@ SINGLE = "single"
 """Folder of the runs that belong to no sweep."""
 SWEEPS_LOCK = ".sweeps.lock"
 """Held while a command looks for a sweep of some name, and creates it."""
-STORE_FILES = ("mlflow.db", ".mlflow.db", ".store.lock", SWEEPS_LOCK, ".index.json")
+REMOVED = ".removed"
+"""Folder of what `lathe rm` has not completely deleted yet."""
+STORE_FILES = ("mlflow.db", ".mlflow.db", ".store.lock", SWEEPS_LOCK, ".index.json", REMOVED)
 """How the names of the other files begin."""
 IGNORE, IGNORE_ALL = ".gitignore", "*\n"
 

@@ -231,6 +231,15 @@ class Checkpoints:
         """The folder of the checkpoint of a step, which need not exist."""
         return self.folder / f"step_{step:08d}"
 
+    def list_unneeded(self) -> list[Path]:
+        """The checkpoints that a run does without: neither the newest complete ones nor the best; also damaged ones.
+
+        Empty unless one is complete.
+        """
+        if not any(self.has(step) for step in self._steps()):
+            return []
+        return [self.locate(step) for step in sorted(self._list_unneeded())]
+
     def _steps(self) -> list[int]:
         names = [path.name.removeprefix("step_") for path in self.folder.glob("step_*")]
         return [int(name) for name in names if name.isdecimal()]
@@ -264,17 +273,19 @@ class Checkpoints:
 
     def _prune(self, saved: int) -> None:
         """Remove all but the newest complete ones, the best, and the one just saved."""
-        complete = [step for step in self._steps() if self.has(step)]
-        keep = {saved, *sorted(complete)[-self.keep_last :]}
-        if best := self._best():
-            keep.add(best["step"])
         try:
-            for step in set(self._steps()) - keep:
+            for step in self._list_unneeded() - {saved}:
                 # Rename first: a crash between two files must not leave a folder that looks like a checkpoint.
                 self.locate(step).rename(self.folder / f".partial-{step}-pruned")
             self._remove_partial()
         except OSError as err:
             self.warnings.append(f"old checkpoints in {self.folder} could not be removed: {err.strerror}")
+
+    def _list_unneeded(self) -> set[int]:
+        """All steps but the newest complete ones and the best."""
+        complete = [step for step in self._steps() if self.has(step)]
+        best = self._best()
+        return {*self._steps()} - {*sorted(complete)[-self.keep_last :]} - ({best["step"]} if best else set())
 
     def _describe_failure(self, step: int, path: Path, num_bytes: int, err: OSError) -> CheckpointError:
         intact = [other for other in self._steps() if self.has(other)]

@@ -1,0 +1,37 @@
+"""The commands that delete, name and count runs."""
+
+from __future__ import annotations
+
+from experiments.cli.command import Command, argument
+from experiments.cli.table.arguments import JSON, RUNS_DIR
+
+YES = argument("--yes", "-y", action="store_true", help="delete; without it, only show what would be deleted")
+KEEP_MLFLOW = argument("--keep-mlflow", action="store_true", help="leave the runs in MLflow, for a store that is gone")
+
+MANAGE = (
+    Command(
+        "rm", "delete runs and sweeps: files, checkpoints, MLflow runs and artifacts", "experiments.results.remove.rm:rm",
+        (
+            argument(
+                "names", nargs="+", metavar="RUN|SWEEP", completes=("sweep", "run"),
+                help="folder or name of a sweep, or of a run that belongs to no sweep",
+            ),
+            YES,
+            argument("--force", action="store_true", help="also a run that is the origin of others, or whose machine is gone"),
+            KEEP_MLFLOW, JSON, RUNS_DIR,
+        ),
+    ),
+    Command(
+        "gc", "delete what is no longer needed: left-overs of killed processes, old checkpoints",
+        "experiments.results.remove.gc:gc",
+        (
+            argument(
+                "--checkpoints", action="store_true", help="all checkpoints of ended runs but the newest and the best of each"
+            ),
+            argument(
+                "--failed", type=float, metavar="DAYS", help="runs that ended without a step, more than DAYS days ago"
+            ),
+            YES, KEEP_MLFLOW, JSON, RUNS_DIR,
+        ),
+    ),
+)  # fmt: skip
