@@ -18,7 +18,7 @@ from experiments.core.runs_dir import choose_runs_dir
 
 VERSION = "0.1.0"
 SUMMARY = "Turns YAML into trained, tracked, reproducible models."
-MAY_BE_EMPTY = ("OVERRIDE", "CONDITION", "INPUT", "A", "B")
+MAY_BE_EMPTY = ("OVERRIDE", "CONDITION", "INPUT", "A", "B", "TEXT")
 """Arguments whose command has its own message for an empty value, or a meaning."""
 EXAMPLES = """examples:
   lathe run experiment=digits_lenet       train a small network in less than a minute

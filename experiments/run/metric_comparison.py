@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from experiments.run.metrics import OF_DELIVERED, MetricSeries
 
+VERDICT = "verdict.yaml"
+"""In the folder of a run that repeats another run: the result of the comparison."""
+
 
 @dataclass(frozen=True)
 class Divergence:

@@ -206,7 +206,7 @@ class RunSync:
         started = _find_start(self.trial) or (member.since if member else None)
         if started is None:
             return False
-        name = member.name if member else str(self.trial.config["name"])
+        name = run_tags.choose_name(self.trial, member.name if member else str(self.trial.config["name"]))
         params = flatten_config(self.trial.config) | dict(member.params if member else {})
         tags = run_tags.make_run_tags(self.trial) | dict(member.tags if member else {})
         info = RunInfo(self.trial, name, started, tags, params, is_trial=member is not None)
@@ -339,9 +339,9 @@ class RunSync:
         tags |= {"lathe.failure": now.failure} if now.failure else {}
         tags |= {"lathe.host": last["host"]} if last is not None else {}
         tags |= run_tags.make_reproduction_tags(self.trial)
-        tags |= dict(member.tags if member else {})
+        tags |= dict(member.tags if member else {}) | run_tags.make_annotation_tags(self.trial)
         status = [now.state, now.ended]
-        name = member.name if member else progress.name
+        name = run_tags.choose_name(self.trial, member.name if member else progress.name)
         if (tags, status, name) == (progress.tags, progress.status, progress.name):
             return
         new_name = name if name != progress.name else None

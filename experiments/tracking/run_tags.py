@@ -6,12 +6,14 @@ import getpass
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from experiments.core.files.read_file import MissingFileError, read_yaml_map
 from experiments.run import journal
+from experiments.run.annotations import FILE, read_annotations
+from experiments.run.metric_comparison import VERDICT
 from experiments.run.state import RunState
-from experiments.run.verdict_file import VERDICT
 from experiments.trial.parameters import clean_keys, format_param, make_inert, mask_password, truncate
 from experiments.trial.trial import Trial
 
@@ -43,7 +45,7 @@ def make_run_tags(trial: Trial) -> dict[str, str]:
     }
     values |= make_reproduction_tags(trial)
     return (
-        make_user_tags(trial.config)
+        make_user_tags(read_annotations(trial.folder).apply_to_tags(trial.config.get("tags")))
         | make_origin_tags(provenance)
         | {key: truncate(str(value)) for key, value in values.items()}
     )
@@ -75,9 +77,26 @@ def read_verdict(trial: Trial) -> dict[str, Any]:
         return {}
 
 
-def make_user_tags(config: Mapping[str, Any]) -> dict[str, str]:
+def make_user_tags(tags: Mapping[str, Any]) -> dict[str, str]:
     """Make the tags that the user set."""
-    return clean_keys({str(key): truncate(str(value)) for key, value in (config.get("tags") or {}).items()})
+    return clean_keys({str(key): truncate(str(value)) for key, value in tags.items()})
+
+
+def choose_name(trial: Trial, default: str) -> str:
+    """The name of `lathe rename`, or the default."""
+    return read_annotations(trial.folder).name or default
+
+
+def make_annotation_tags(trial: Trial) -> dict[str, str]:
+    """Make the tags and the note that the user gave to a run after its start; empty if there is nothing."""
+    if not (trial.folder / FILE).exists():
+        return {}
+    return make_changed_tags(trial.folder) | {"mlflow.note.content": make_note(trial)}
+
+
+def make_changed_tags(folder: Path) -> dict[str, str]:
+    """Make the tags that `lathe tag` has changed of a run or a sweep; one that was removed is empty."""
+    return make_user_tags({key: text or "" for key, text in read_annotations(folder).tags.items()})
 
 
 def make_origin_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -95,7 +114,10 @@ def make_note(trial: Trial) -> str:
     """Write the description of a run as Markdown: its components, its code and the commands that repeat it."""
     config, provenance = trial.config, trial.provenance
     overrides = [mask_password(str(text)) for text in provenance.get("overrides") or []]
-    lines = [f"**{config['name']}**" + (f": {config['description']}" if config.get("description") else ""), ""]
+    annotations = read_annotations(trial.folder)
+    name = annotations.name or config["name"]
+    lines = [f"**{name}**" + (f": {config['description']}" if config.get("description") else ""), ""]
+    lines += [annotations.note, ""] if annotations.note else []
     lines += [
         f"- {group}: `{_format_component(config[group])}`"
         for group in ("model", "data", "optimizer")

@@ -370,6 +370,7 @@ class SweepSync:
             self.sweep.spec, self.sweep.key, progress.experiment_id, progress.view_key or None
         )
         tags["mlflow.note.content"] = sweep_tags.make_note(self.sweep, self._progress, self._names, links, view)
+        tags |= run_tags.make_changed_tags(self.sweep.folder)
         store.set_tags(progress.run_id, run_tags.diff_tags(progress.tags, tags))
         times = [entry.since for entry in self._ledger.state.entries.values()]
         ended = max(times, default=self._progress.opened) if self._over else None

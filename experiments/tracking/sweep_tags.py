@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.core.format import format_hours, format_number, format_point
 from experiments.run import journal
+from experiments.run.annotations import read_annotations
 from experiments.run.metrics import delivered_name
 from experiments.sweep.budget import find_spent_limit, has_points_left
 from experiments.sweep.ledger import ENDED, Entry, LedgerState
@@ -79,7 +80,8 @@ def make_sweep_tags(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, str]:
         "lathe.sweep_key": sweep.key,
         "lathe.folder": str(sweep.folder.resolve()),
     }
-    return run_tags.make_user_tags(config) | run_tags.make_origin_tags(sweep.provenance) | values
+    tags = run_tags.make_user_tags(config.get("tags") or {})
+    return tags | run_tags.make_origin_tags(sweep.provenance) | values
 
 
 def is_over(spec: Mapping[str, Any], is_adaptive: bool, state: LedgerState) -> bool:
@@ -156,8 +158,10 @@ def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links:
     """
     spec = sweep.spec
     head = f"**{sweep.name}**" + (f": {spec['description']}" if spec["description"] else "")
+    own = read_annotations(sweep.folder).note
     parts = [
         [f"{head} ([all trials side by side]({view}))"],  # MLflow shows only this line of a folded note
+        [own] if own else [],
         _format_best(progress, names, links),  # MLflow shows the first lines, and the rest on demand
         [f"{_describe_goal(spec)}. {format_counts(progress)}, {format_hours(progress.used_h)} of device time"],
         _format_space(spec),

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from experiments.cli.command import Command, argument
-from experiments.cli.table.arguments import JSON, RUNS_DIR
+from experiments.cli.table.arguments import JSON, RUN, RUNS_DIR, TARGET
 
 YES = argument("--yes", "-y", action="store_true", help="delete; without it, only show what would be deleted")
 KEEP_MLFLOW = argument("--keep-mlflow", action="store_true", help="leave the runs in MLflow, for a store that is gone")
 
 MANAGE = (
+    Command(
+        "tag", "add tags to a run or a sweep, or show or remove them", "experiments.results.manage.annotate:tag",
+        (
+            TARGET,
+            argument("tags", nargs="*", metavar="KEY=VALUE", help="such as team=vision; default: show the tags"),
+            argument("--remove", action="append", default=[], metavar="KEY", help="remove this tag"),
+            RUNS_DIR,
+        ),
+    ),
+    Command(
+        "note", "write a note about a run or a sweep, or show it", "experiments.results.manage.annotate:note",
+        (
+            TARGET,
+            argument("text", nargs="?", metavar="TEXT", help="replaces the note; '' removes it; default: show the note"),
+            RUNS_DIR,
+        ),
+    ),
+    Command(
+        "rename", "give a run another name; its id and its folder stay", "experiments.results.manage.annotate:rename",
+        (RUN, argument("name", metavar="NAME", help="the new name"), RUNS_DIR),
+    ),
     Command(
         "rm", "delete runs and sweeps: files, checkpoints, MLflow runs and artifacts", "experiments.results.remove.rm:rm",
         (

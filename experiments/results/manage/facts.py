@@ -13,10 +13,11 @@ from experiments.core import renamed
 from experiments.core.files.read_file import DamagedFileError, MissingFileError, read_yaml_map
 from experiments.results.manage.find import find_sweep_of
 from experiments.run import evaluations, journal
+from experiments.run.annotations import read_annotations
 from experiments.run.checkpoint import Checkpoints
+from experiments.run.metric_comparison import VERDICT
 from experiments.run.metrics import MetricSummary
 from experiments.run.state import RunState, determine_state, is_process_alive
-from experiments.run.verdict_file import VERDICT
 from experiments.sweep.sweep import format_reference
 from experiments.trial.lookup import read_mlflow_ids
 from experiments.trial.trial import Trial
@@ -59,6 +60,8 @@ class RunFacts:
     id: str
     name: str
     description: str | None
+    note: str | None
+    """Of `lathe note`."""
     tags: dict[str, Any]
     sweep: str | None
     """The sweep that it is a trial of."""
@@ -118,6 +121,7 @@ def read_facts(trial: Trial) -> RunFacts:
     """
     record, state = _read_record(trial)
     config, provenance = trial.config, trial.provenance
+    annotations = read_annotations(trial.folder)
     sweep = find_sweep_of(trial)
     num_steps = record.num_steps or config.get("max_steps")
     step_time = record.metrics.get("perf/step_time_ms")
@@ -126,8 +130,9 @@ def read_facts(trial: Trial) -> RunFacts:
         left_s = max(0, num_steps - record.step) * step_time.last[1] / 1e3
     checkpoint = config.get("checkpoint") or {}
     return RunFacts(
-        id=trial.folder.name, name=str(config["name"]), description=config.get("description"),
-        tags=dict(config.get("tags") or {}), sweep=sweep.name if sweep else None, trial_id=trial.id,
+        id=trial.folder.name, name=annotations.name or str(config["name"]), description=config.get("description"),
+        note=annotations.note, tags=annotations.apply_to_tags(config.get("tags")),
+        sweep=sweep.name if sweep else None, trial_id=trial.id,
         state=state.state, reason=state.reason, failure=state.failure, created=provenance.get("created"),
         ended=state.ended, step=record.step, num_steps=num_steps, left_s=left_s,
         metrics={name: _describe_metric(one) for name, one in sorted(record.metrics.items())},

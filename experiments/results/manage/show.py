@@ -98,6 +98,7 @@ def _make_origin(facts: RunFacts) -> Table:
     chosen = {group: option for group, option in facts.choices.items() if option is not None}
     rows = {
         "description": facts.description or "",
+        "note": facts.note or "",
         "tags": format_point(facts.tags),
         "overrides": " ".join(facts.overrides) or "none",
         "options": " ".join(f"{group}={option}" for group, option in chosen.items()),

@@ -27,8 +27,8 @@ from experiments.results.reproduce.environment import (
 )
 from experiments.results.reproduce.original import Original, open_original
 from experiments.results.reproduce.verdict import Verdict, choose_terms, judge
+from experiments.run.metric_comparison import VERDICT
 from experiments.run.split_digest import PARTIAL, differ, is_partial
-from experiments.run.verdict_file import VERDICT
 from experiments.tracking.store_uri import StoreError
 from experiments.trial import resume
 from experiments.trial.code_restore import restore_code

@@ -24,15 +24,16 @@ from experiments.core.files.field_types import (
 )
 from experiments.core.files.read_file import DamagedFileError, read_json_map, read_yaml_map
 from experiments.run import evaluations, journal
+from experiments.run.annotations import read_annotations
+from experiments.run.metric_comparison import VERDICT
 from experiments.run.metrics import MetricSummary, final_values
 from experiments.run.state import determine_state, is_process_alive, read_outcome
-from experiments.run.verdict_file import VERDICT
 from experiments.sweep.ledger import Entry, Ledger
 from experiments.trial.run_files import read_config, read_provenance
 
 FILE = ".index.json"
 VERSION = 3
-ATTRIBUTES = ("id", "name", "state", "sweep", "created", "verdict")
+ATTRIBUTES = ("id", "name", "state", "sweep", "created", "verdict", "note")
 """What a search may name besides keys of the configuration and metrics."""
 MAX_REASON = 300
 """Letters of the cause of a damage; a YAML error quotes the file."""
@@ -55,7 +56,8 @@ class IndexedRun:
     values: Mapping[str, Any]
     """For a trial of a sweep, the values that vary, with the seed if there are several."""
     entry: Mapping[str, Any]
-    """Its cached entry."""
+    """Its cached entry, with its annotations."""
+    note: str | None = None
 
     @property
     def id(self) -> str:
@@ -117,6 +119,11 @@ class _IndexedSweep:
         entries = ledger.read().entries
         self.damage = ledger.describe_damage()
         return entries
+
+    @cached_property
+    def tags(self) -> Mapping[str, str | None]:
+        """What `lathe tag` has changed for all its trials."""
+        return read_annotations(self.folder).tags
 
     @cached_property
     def has_seeds(self) -> bool:
@@ -263,10 +270,15 @@ def leaves(prefix: str, node: object) -> Iterator[tuple[str, Any]]:
 
 def _make_run(folder: Path, entry: dict[str, Any], sweep: _IndexedSweep | None) -> IndexedRun:
     trial = sweep.entries.get(folder.name) if sweep else None
+    annotations = read_annotations(folder)
+    config = {**entry["config"], **({"name": annotations.name} if annotations.name else {})}
+    for tag, text in {**(sweep.tags if sweep else {}), **annotations.tags}.items():
+        config.pop(f"tags.{tag}", None)
+        config |= {} if text is None else {f"tags.{tag}": text}
     if sweep is not None and trial is not None:
         values = {**trial.values, **({"seed": trial.seed} if sweep.has_seeds else {})}
-        entry = {**entry, "config": {**entry["config"], **values}}
-        return IndexedRun(folder, trial.state, sweep.folder.name, values, entry)
+        entry = {**entry, "config": {**config, **values}}
+        return IndexedRun(folder, trial.state, sweep.folder.name, values, entry, annotations.note)
     last = entry["last"]
     outcome = read_outcome(folder)
     alive = last is None or is_process_alive(last["host"], last["pid"], last["time"])
@@ -276,7 +288,8 @@ def _make_run(folder: Path, entry: dict[str, Any], sweep: _IndexedSweep | None) 
         "new" if outcome is None and last is None else now.state,
         sweep.folder.name if sweep else None,
         {},
-        entry,
+        {**entry, "config": config},
+        annotations.note,
     )
 
 

@@ -176,7 +176,9 @@ def _explain(key: str, known: Keys) -> str:
     if keys := known.find(key):
         return f"{key} can be {', '.join(keys[:5])}; write more of it"
     if key.startswith("tags."):
-        return f"no run has the tag {key.removeprefix('tags.')}; add it to a run with `+{key}=...`"
+        return (
+            f"no run has the tag {key.removeprefix('tags.')}; `lathe tag RUN {key.removeprefix('tags.')}=...` adds it"
+        )
     mark = next((mark for mark in EXTREMES if key.startswith(mark)), "")
     if names := renamed.new_names(key.removeprefix(mark)):
         return f"no run has the key {key}; it is now called {' or '.join(repr(mark + name) for name in names)}"
@@ -282,6 +284,6 @@ def _document(run: IndexedRun, columns: Mapping[str, str]) -> dict[str, Any]:
     }
     return {
         "id": run.id, "name": run.name, "sweep": run.sweep, "state": run.state, "created": run.created,
-        "verdict": run.verdict, "folder": str(run.folder.resolve()), "values": run.values, "metrics": metrics,
+        "verdict": run.verdict, "note": run.note, "folder": str(run.folder.resolve()), "values": run.values, "metrics": metrics,
         "config": run.config, **({"columns": {key: get_value(run, name) for key, name in columns.items()}} if columns else {}),
     }  # fmt: skip

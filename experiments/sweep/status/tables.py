@@ -38,6 +38,7 @@ from experiments.sweep.status.text import (
     format_counts,
     format_progress,
     format_reason,
+    list_annotations,
 )  # fmt: skip
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.sweep.worker.reaper import reap
@@ -95,7 +96,7 @@ def make_summary(progress: Progress, *, has_bar: bool) -> RenderableType:
 
 
 def _summary_rows(progress: Progress) -> list[tuple[str, str]]:
-    facts = [("best", format_best(progress, progress.best))] if progress.best else []
+    facts = [*list_annotations(progress), *([("best", format_best(progress, progress.best))] if progress.best else [])]
     if progress.failed:
         facts.append(("failed", ", ".join(f"{count} {name}" for name, count in progress.failed.items())))
     if progress.state == "running" or progress.queued:

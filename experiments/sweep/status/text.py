@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from experiments.core.format import format_number, format_point
+from experiments.run.annotations import read_annotations
 from experiments.run.metrics import delivered_name
 from experiments.sweep.status.progress import BestPoint, Progress, TrialRow
 
@@ -25,6 +27,15 @@ def find_short_keys(rows: Iterable[TrialRow]) -> dict[str, str]:
             if end == key or not any(f".{other}".endswith(f".{end}") for other in keys if other != key)
         )
     return endings
+
+
+def list_annotations(progress: Progress) -> Iterator[tuple[str, str]]:
+    """The note and the tags that the user gave to a sweep."""
+    annotations = read_annotations(Path(progress.folder))
+    if annotations.note:
+        yield "note", annotations.note
+    if tags := annotations.apply_to_tags({}):
+        yield "tags", format_point(tags)
 
 
 def fit_keys(rows: Sequence[TrialRow], short: Mapping[str, str], width: int) -> Mapping[str, str]:

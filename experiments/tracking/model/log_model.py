@@ -10,6 +10,7 @@ from experiments.components.model_signature import ModelInterface, available_ans
 from experiments.config.rules.adapter import find_adapter
 from experiments.core.errors import InputError
 from experiments.run import journal
+from experiments.run.annotations import read_annotations
 from experiments.run.metrics import read_metric_events
 from experiments.tracking import run_tags
 from experiments.tracking.mlflow_client import Store
@@ -111,7 +112,7 @@ def _describe(
     return ModelDescription(
         name=run.name,
         step=step,
-        tags=run_tags.make_user_tags(trial.config)
+        tags=run_tags.make_user_tags(read_annotations(trial.folder).apply_to_tags(trial.config.get("tags")))
         | run_tags.make_origin_tags(trial.provenance)
         | {**_make_origin_tags(trial), "lathe.checkpoint": model.reason},
         params=flatten_config(trial.config),

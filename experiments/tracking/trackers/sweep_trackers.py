@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from experiments.core import atomic
 from experiments.core.files.read_file import DamagedFileError, read_json_map
 from experiments.run import evaluations
+from experiments.run.annotations import FILE
 from experiments.run.state import RunState
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.sweep import Sweep
@@ -47,8 +49,11 @@ def make_member(sweep: Sweep, entry: Entry, name: str, parent: str = "") -> Swee
 def make_mark(trial: Trial, entry: Entry, name: str) -> str:
     """Describe what there is of a trial that has ended; what is copied under the same mark is complete."""
     mark = f"{entry.state} {entry.attempt} {entry.since} {name}"
-    count = len(evaluations.list_finished(trial.folder))
-    return f"{mark} {count} evaluations" if count else mark
+    if count := len(evaluations.list_finished(trial.folder)):
+        mark += f" {count} evaluations"
+    with suppress(FileNotFoundError):
+        mark += f" annotated {(trial.folder / FILE).stat().st_mtime_ns}"
+    return mark
 
 
 class SweepTrackers:

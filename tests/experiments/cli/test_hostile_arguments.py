@@ -17,7 +17,7 @@ X = "X"
 """Stands for the hostile value."""
 COMMANDS = [
     ["plan", "--cfg", "--config-dir", X], ["plan", "--from", X], ["run", "--from", X], ["resume", X], ["sweep", X],
-    ["status", X], ["logs", X], ["cancel", X], ["rm", X], ["sync", X], ["ui", "--store", X],
+    ["status", X], ["logs", X], ["cancel", X], ["rm", X], ["tag", X, "a=b"], ["sync", X], ["ui", "--store", X],
     ["ui", "--sweep", X], ["diff", X, X], ["reproduce", X], ["share", X, "-o", "x.yaml"], ["share", "a1b2c3", "-o", X],
     ["export", X, "-o", "x"], ["predict", X], ["predict", X, "image.png"], ["report", X], ["simulate", X], ["data", "-cd", X],
     ["options", "-cd", X], ["ls", "--runs-dir", X], ["status", "--runs-dir", X],

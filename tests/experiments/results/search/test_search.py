@@ -142,7 +142,7 @@ def test_an_unknown_key_is_reported_with_its_position(lathe: Lathe, tmp_path: Pa
     error = refused(lathe, "optimizer.lr>0 and optimzer.lr<0.01")
     assert "no run has the key optimzer.lr; did you mean 'optimizer.lr'" in error
     assert error.splitlines()[-1].index("^") == error.splitlines()[-2].index("optimzer")
-    assert "no run has the tag team; add it to a run with `+tags.team=...`" in refused(lathe, "tags.team=x")
+    assert "no run has the tag team; `lathe tag RUN team=...` adds it" in refused(lathe, "tags.team=x")
     assert "state=finish is not a state of a run; did you mean 'finished'?" in refused(lathe, "state=finish")
     assert "a value is missing after lr<" in refused(lathe, "lr<")
     assert "--sort nosuch: no run has the key nosuch" in refused(lathe, "--sort", "nosuch")
