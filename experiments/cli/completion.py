@@ -189,8 +189,19 @@ def _search_key_list(line: Line) -> list[str]:
     """Keys and metrics after those that are complete."""
     from experiments.results.search.index import ATTRIBUTES
 
-    before, comma, _ = line.current.rpartition(",")
-    return [f"{before}{comma}{key}" for key in [*ATTRIBUTES, *_search_keys(line)] if key not in before.split(",")]
+    return _extend_list(line.current, [*ATTRIBUTES, *_search_keys(line)])
+
+
+def _usage_keys(line: Line) -> list[str]:
+    return _extend_list(
+        line.current, ["user", "project", "day", "week", "month", "sweep", "state", *_search_keys(line)]
+    )
+
+
+def _extend_list(current: str, keys: Sequence[str]) -> list[str]:
+    """Lists with one more key."""
+    before, comma, _ = current.rpartition(",")
+    return [f"{before}{comma}{key}" for key in keys if key not in before.split(",")]
 
 
 def _trials(line: Line) -> list[str]:
@@ -362,5 +373,6 @@ COMPLETERS: Mapping[str, Callable[[Line], Iterable[str]]] = {
     "sweep_file": _sweep_files,
     "sweep_key": _sweep_keys,
     "trial": _trials,
+    "usage_key": _usage_keys,
 }
 """Candidates for each kind of value that the table of commands names; the caller drops those that do not fit."""

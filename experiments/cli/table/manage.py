@@ -55,4 +55,20 @@ MANAGE = (
             YES, KEEP_MLFLOW, JSON, RUNS_DIR,
         ),
     ),
+    Command(
+        "usage", "add up the device-hours of runs by user, project, time or tag", "experiments.results.usage.usage:usage",
+        (
+            argument(
+                "condition", nargs="?", metavar="CONDITION", completes="search_key",
+                help="only these runs, as in `lathe ls`; default: all",
+            ),
+            argument(
+                "--by", default="user", metavar="KEY,KEY", completes="usage_key",
+                help="user, project, day, week, month, or keys of `lathe ls` such as tags.team, sweep, hardware (user)",
+            ),
+            argument("--since", metavar="DATE", help="count from this date on: 2026-11-24"),
+            argument("--until", metavar="DATE", help="count up to this date"),
+            JSON, RUNS_DIR,
+        ),
+    ),
 )  # fmt: skip

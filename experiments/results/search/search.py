@@ -43,6 +43,16 @@ DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The keys of a flag."""
+
+    keys: Sequence[str]
+    flag: str = "--columns"
+    others: Sequence[str] = ()
+    """Names that the flag takes besides keys of runs, for hints."""
+
+
+@dataclass(frozen=True)
 class Keys:
     """The keys of all runs."""
 
@@ -84,7 +94,7 @@ def ls(args: argparse.Namespace) -> int:
     if limit is not None and limit < 1:
         raise InputError([f"-n {limit} lists no run; write a positive number, or leave it out to list all"])
     columns = split_columns(args.columns)
-    matching, names = search(runs_dir, args.condition, args.sort, columns)
+    matching, names = search(runs_dir, args.condition, args.sort, Columns(columns))
     shown = matching[:limit]
     if args.json:
         print(to_json([_document(run, {key: names[key] for key in columns}) for run in shown]))
@@ -112,7 +122,7 @@ def split_columns(text: str | None) -> list[str]:
 
 
 def search(
-    runs_dir: Path, condition: str | None, sort: str | None = None, columns: Sequence[str] = ()
+    runs_dir: Path, condition: str | None, sort: str | None = None, columns: Columns | None = None
 ) -> tuple[list[IndexedRun], dict[str, str]]:
     """Find the runs that match a condition.
 
@@ -138,7 +148,7 @@ def _lookup(run: IndexedRun, names: Mapping[str, str]) -> Lookup:
 
 
 def resolve_keys(
-    condition: Condition | None, text: str, sort: str | None, known: Keys, columns: Sequence[str] = ()
+    condition: Condition | None, text: str, sort: str | None, known: Keys, columns: Columns | None = None
 ) -> dict[str, str]:
     """The full key for each key of the condition, of ``sort`` and of ``columns``.
 
@@ -154,9 +164,11 @@ def resolve_keys(
         if name is None:
             raise InputError([f"--sort {sort}: {_explain(key, known)}"])
         names[key] = name
-    found = {key: known.resolve(key) for key in columns}
+    if columns is None:
+        return names
+    found = {key: known.resolve(key) for key in columns.keys}
     if missing := [key for key, name in found.items() if name is None]:
-        raise InputError([f"--columns {key}: {_explain(key, known)}" for key in missing])
+        raise InputError([f"{columns.flag} {key}: {_explain(key, known, columns.others)}" for key in missing])
     return names | {key: name for key, name in found.items() if name is not None}
 
 
@@ -171,8 +183,8 @@ def _resolve(one: Comparison, text: str, known: Keys) -> str:
     return name
 
 
-def _explain(key: str, known: Keys) -> str:
-    """Why a key cannot be resolved."""
+def _explain(key: str, known: Keys, others: Sequence[str] = ()) -> str:
+    """Why a key cannot be resolved; ``others`` would have been possible too."""
     if keys := known.find(key):
         return f"{key} can be {', '.join(keys[:5])}; write more of it"
     if key.startswith("tags."):
@@ -182,7 +194,7 @@ def _explain(key: str, known: Keys) -> str:
     mark = next((mark for mark in EXTREMES if key.startswith(mark)), "")
     if names := renamed.new_names(key.removeprefix(mark)):
         return f"no run has the key {key}; it is now called {' or '.join(repr(mark + name) for name in names)}"
-    return f"no run has the key {key}; {did_you_mean(key, known.all())}"
+    return f"no run has the key {key}; {did_you_mean(key, [*others, *known.all()])}"
 
 
 def get_value(run: IndexedRun, key: str) -> Any:
