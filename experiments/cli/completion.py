@@ -171,7 +171,12 @@ def _paths(current: str, endings: tuple[str, ...] = ()) -> list[str]:
 
 
 def _runs(line: Line) -> list[str]:
-    return sorted({path.parent.name for path in line.runs_dir.glob("*/*/trial.yaml")} - {*line.before})
+    """Ids of runs, and names of `lathe rename`."""
+    from experiments.run.annotations import FILE, read_given_name
+
+    ids = {path.parent.name for path in line.runs_dir.glob("*/*/trial.yaml")}
+    names = {read_given_name(path.parent) or "" for path in line.runs_dir.glob(f"*/*/{FILE}")}
+    return sorted((ids | names) - {"", *line.before})
 
 
 def _sweeps(line: Line) -> list[str]:

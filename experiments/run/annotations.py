@@ -53,6 +53,14 @@ def read_annotations(folder: Path) -> Annotations:
     return Annotations(values["name"], values["note"], values["tags"])
 
 
+def read_given_name(folder: Path) -> str | None:
+    """The name of `lathe rename`; None without one, or if the file is damaged, which the commands that show it report."""
+    try:
+        return read_annotations(folder).name
+    except DamagedFileError:
+        return None
+
+
 def change_annotations(folder: Path, change: Callable[[Annotations], Annotations]) -> Annotations:
     """Read, change and write the annotations; two processes take turns.
 

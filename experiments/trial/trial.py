@@ -30,6 +30,7 @@ from experiments.core.files.paths import user_path
 from experiments.core.files.read_file import MissingFileError, read_yaml_map
 from experiments.core.runs_dir import SINGLE, choose_runs_dir, make_ignored
 from experiments.core.secrets import resolve
+from experiments.run.annotations import read_given_name
 from experiments.run.journal import attempt_folders
 from experiments.run.state import read_outcome
 from experiments.trial.code_copy import digest_packages
@@ -278,7 +279,9 @@ def find_latest(experiment: Experiment) -> Trial | None:
 
 
 def find_trial(name: str, runs_dir: Path) -> Trial:
-    """Find a run by its folder, its id or the beginning of its id. Several runs of one id: the first of them.
+    """Find a run by its folder, its id, the beginning of its id, or its name of `lathe rename`.
+
+    Several runs of one id: the first of them.
 
     Raises:
         InputError: no run has this name, or more than one.
@@ -297,8 +300,11 @@ def find_trial(name: str, runs_dir: Path) -> Trial:
         return Trial(known[first].resolve())  # the others are its repetitions, ``<id>-2``
     if len(matches) == 1:
         return Trial(known[matches[0]].resolve())
-    if matches:
-        raise InputError([f"run '{name}' is not unique in {runs_dir}: {', '.join(sorted(matches))}; write more of it"])
+    named = [run for run, folder in known.items() if not matches and read_given_name(folder) == name]
+    if len(named) == 1:
+        return Trial(known[named[0]].resolve())
+    if several := matches or named:
+        raise InputError([f"run '{name}' is not unique in {runs_dir}: {', '.join(sorted(several))}; write more of it"])
     raise InputError([f"there is no run '{name}' in {runs_dir}; {did_you_mean(name, known)}"])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.core.files.read_file import DamagedFileError, read_bytes
+from experiments.sweep.ledger import Ledger
 from experiments.trial.run_files import read_provenance
 
 ROLES = {"continues": "continues it", "reproduces": "reproduces it"}
@@ -31,7 +32,8 @@ def find_dependents(folders: Collection[Path], runs_dir: Path) -> dict[Path, lis
     found: dict[Path, list[str]] = {folder: [] for folder in folders}
     origins = {folder: list(_list_origins(folder)) for folder in folders}
     texts = {text.encode() for listed in origins.values() for run, key in listed for text in (run.name, key) if text}
-    for path in sorted([*runs_dir.glob("*/*/provenance.yaml"), *runs_dir.glob("*/templates.json")]):
+    patterns = ("*/*/provenance.yaml", "*/templates.json", "*/ledger.jsonl")
+    for path in sorted(path for pattern in patterns for path in runs_dir.glob(pattern)):
         if any(path.is_relative_to(folder) for folder in folders):
             continue
         with suppress(DamagedFileError):
@@ -40,11 +42,13 @@ def find_dependents(folders: Collection[Path], runs_dir: Path) -> dict[Path, lis
                 continue
             user = path.parent
             for folder, listed in origins.items():
+                lines: list[str] = []
+                if path.name == "ledger.jsonl":
+                    lines += _describe_reuse(user, folder)
                 for run, key in listed:
-                    lines = (
-                        _describe_uses(user, run, key) if path.suffix == ".yaml" else _describe_base(content, user, run)
-                    )
-                    found[folder] += [line for line in lines if line not in found[folder]]
+                    lines += _describe_uses(user, run, key) if path.suffix == ".yaml" else ()
+                    lines += _describe_base(content, user, run) if path.suffix == ".json" else ()
+                found[folder] += [line for line in dict.fromkeys(lines) if line not in found[folder]]
     return found
 
 
@@ -68,6 +72,13 @@ def _describe_uses(user: Path, run: Path, key: str) -> Iterator[str]:
         yield f"{name} starts from its weights"
     if key and provenance.get("run_key") == key and user != run:
         yield f"{name} is a copy of it, with the same run in MLflow"
+
+
+def _describe_reuse(sweep: Path, folder: Path) -> Iterator[str]:
+    """How a sweep uses results of another one."""
+    reused = [entry.reused for entry in Ledger(sweep).read().entries.values() if entry.reused]
+    if any(Path(name).is_relative_to(folder) for name in reused):
+        yield f"sweep '{sweep.name}' reuses results, and its report shows the curves of the trials"
 
 
 def _describe_base(content: bytes, sweep: Path, run: Path) -> Iterator[str]:

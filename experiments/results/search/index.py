@@ -24,7 +24,7 @@ from experiments.core.files.field_types import (
 )
 from experiments.core.files.read_file import DamagedFileError, read_json_map, read_yaml_map
 from experiments.run import evaluations, journal
-from experiments.run.annotations import read_annotations
+from experiments.run.annotations import Annotations, read_annotations
 from experiments.run.metric_comparison import VERDICT
 from experiments.run.metrics import MetricSummary, final_values
 from experiments.run.state import determine_state, is_process_alive, read_outcome
@@ -35,6 +35,7 @@ FILE = ".index.json"
 VERSION = 3
 ATTRIBUTES = ("id", "name", "state", "sweep", "created", "verdict", "note")
 """What a search may name besides keys of the configuration and metrics."""
+NOTHING_SAID = Annotations()
 MAX_REASON = 300
 """Letters of the cause of a damage; a YAML error quotes the file."""
 LAST, SMALLEST, LARGEST = 1, 2, 3
@@ -57,7 +58,11 @@ class IndexedRun:
     """For a trial of a sweep, the values that vary, with the seed if there are several."""
     entry: Mapping[str, Any]
     """Its cached entry, with its annotations."""
-    note: str | None = None
+    annotations: Annotations = NOTHING_SAID
+
+    @property
+    def note(self) -> str | None:
+        return self.annotations.note
 
     @property
     def id(self) -> str:
@@ -278,7 +283,7 @@ def _make_run(folder: Path, entry: dict[str, Any], sweep: _IndexedSweep | None) 
     if sweep is not None and trial is not None:
         values = {**trial.values, **({"seed": trial.seed} if sweep.has_seeds else {})}
         entry = {**entry, "config": {**config, **values}}
-        return IndexedRun(folder, trial.state, sweep.folder.name, values, entry, annotations.note)
+        return IndexedRun(folder, trial.state, sweep.folder.name, values, entry, annotations)
     last = entry["last"]
     outcome = read_outcome(folder)
     alive = last is None or is_process_alive(last["host"], last["pid"], last["time"])
@@ -289,7 +294,7 @@ def _make_run(folder: Path, entry: dict[str, Any], sweep: _IndexedSweep | None) 
         sweep.folder.name if sweep else None,
         {},
         {**entry, "config": config},
-        annotations.note,
+        annotations,
     )
 
 

@@ -270,7 +270,9 @@ def _make_table_of(keys: Sequence[str], runs: Sequence[IndexedRun], now: float) 
 
 
 def _shown_name(run: IndexedRun) -> str:
-    """For a trial of a sweep the values that vary, else the name."""
+    """For a trial of a sweep the values that vary, else the name; always a name of `lathe rename`."""
+    if run.annotations.name:
+        return run.annotations.name
     short = {key: key.rpartition(".")[2] for key in run.values}
     is_clear = len(set(short.values())) == len(short)
     return format_point(run.values, short if is_clear else None) or run.name

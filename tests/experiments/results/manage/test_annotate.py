@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.cli.completion import complete
 from experiments.cli.main import main
 from experiments.sweep.sweep import Sweep
 from experiments.tracking.run_sync import sync_run
@@ -37,7 +38,8 @@ def test_tags_note_and_name_show_everywhere_also_in_mlflow(runs: Path, capsys: C
     assert read_shown(capsys, "tag", "a1b2", "paper=icml", "team=speech", "--remove", "old") == "team=speech paper=icml"
     assert read_shown(capsys, "note", "a1b2", "the baseline of table 2") == "the baseline of table 2"
     assert read_shown(capsys, "rename", "a1b2", "baseline") == "run a1b2c3 is now called 'baseline'"
-    shown = read_shown(capsys, "show", "a1b2c3")
+    assert complete(["lathe", "show", "base"]) == ["baseline"]
+    shown = read_shown(capsys, "show", "baseline")
     assert "run a1b2c3 of 'baseline'" in shown
     assert "note the baseline of table 2" in shown
     assert "tags team=speech paper=icml" in shown

@@ -107,6 +107,13 @@ def test_what_is_running_or_the_origin_of_others_is_refused(runs: Path, capsys: 
     assert "run 'fefefe' may be running on another" in problems
     assert "run 'a1b2c3' is the origin of others: run 'd4e5f6' continues it" in problems
     assert all(one.folder.is_dir() for one in (parent, live, sweep, remote))
+    (runs / "earlier").mkdir()
+    shutil.move(make_ended(runs, "0b0b0b").folder, runs / "earlier" / "0b0b0b")
+    with (ledger := sweep.ledger()).locked():
+        reused = {"folder": str(runs / "earlier" / "0b0b0b"), "value": 0.5}
+        ledger.add([{"trial": "b00000000001", "point": 1, "values": {}, "seed": 0, "reused": reused}])
+    assert main(["rm", "0b0b0b"]) == 2
+    assert "sweep 'probe' reuses results, and its report shows the curves" in capsys.readouterr().err
     assert main(["rm", "a1b2c3", "d4e5f6", "--yes"]) == 0  # together
     assert main(["rm", "fefefe", "--force", "--yes"]) == 0
     assert not any(one.folder.exists() for one in (parent, child, remote))
