@@ -149,8 +149,10 @@ def _delete_known(folder: Path, runs_dir: Path) -> Iterator[str]:
     if folder.is_symlink():
         return
     if (folder / "sweep.yaml").is_file():
-        sweep = Sweep(folder)
-        yield from delete_runs(read_templates(folder)[0]["config"], SWEEP_KEY, sweep.key, folder.name, runs_dir)
+        tag, key, config = SWEEP_KEY, Sweep(folder).key, read_templates(folder)[0]["config"]
     elif (folder / "trial.yaml").is_file():
-        trial = Trial(folder)
-        yield from delete_runs(trial.config, RUN_KEY, str(trial.provenance["run_key"]), folder.name, runs_dir)
+        tag, key, config = RUN_KEY, str(Trial(folder).provenance["run_key"]), Trial(folder).config
+    else:
+        return
+    is_synced = (folder / "sync.json").exists()
+    yield from delete_runs(config, tag, key, folder.name, runs_dir, is_synced=is_synced)

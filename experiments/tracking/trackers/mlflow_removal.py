@@ -26,7 +26,9 @@ RUN_KEY, SWEEP_KEY = "lathe.run_key", "lathe.sweep_key"
 PAGE_SIZE = 1000
 
 
-def delete_runs(config: Mapping[str, Any], tag: str, key: str, name: str, runs_dir: Path) -> list[str]:
+def delete_runs(
+    config: Mapping[str, Any], tag: str, key: str, name: str, runs_dir: Path, *, is_synced: bool
+) -> list[str]:
     """Delete the MLflow runs that have a key. A repeated call deletes what an interrupted one left.
 
     Args:
@@ -35,6 +37,7 @@ def delete_runs(config: Mapping[str, Any], tag: str, key: str, name: str, runs_d
         key: unique key of the run or the sweep.
         name: of the run or the sweep, for messages.
         runs_dir: the folder that the run was in.
+        is_synced: whether a sync has recorded that the store has it; if not, a server is not asked.
 
     Returns:
         A line for each thing that remains, such as a registered model.
@@ -46,7 +49,8 @@ def delete_runs(config: Mapping[str, Any], tag: str, key: str, name: str, runs_d
         return []
     written = config["tracking"]["store"]
     uri = store_uri.resolve_store(written, runs_dir)
-    if (database := store_uri.get_sqlite_path(uri)) is not None and not database.exists():
+    database = store_uri.get_sqlite_path(uri)
+    if not (is_synced if database is None else database.exists()):
         return []
     errors = mlflow_client.get_store_errors()
     try:

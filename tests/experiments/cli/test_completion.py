@@ -24,7 +24,7 @@ def completions(line: str) -> list[str]:
 
 
 def test_the_first_word_is_a_command() -> None:
-    assert completions("lathe re") == ["resume", "reproduce", "report"]
+    assert completions("lathe rep") == ["reproduce", "report"]
     assert completions("lathe ")[:2] == ["run", "plan"]
     assert completions("lathe --v") == ["--version"]
     assert completions("lathe nonsense ") == []

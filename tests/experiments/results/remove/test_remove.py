@@ -141,7 +141,9 @@ def test_only_runs_in_the_folder_of_runs_are_deleted(runs: Path, tmp_path: Path,
 def test_gc_finishes_an_interrupted_removal(runs: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = make_ended(runs)
     with monkeypatch.context() as patch:
-        patch.setattr(removal, "delete_runs", lambda *args: (_ for _ in ()).throw(StoreError("the server is down")))
+        patch.setattr(
+            removal, "delete_runs", lambda *args, **options: (_ for _ in ()).throw(StoreError("the server is down"))
+        )
         assert main(["rm", "a1b2c3", "--yes"]) == 1
         assert "the server is down; until its MLflow runs are deleted, its folder stays in" in capsys.readouterr().err
         assert not trial.folder.exists()
