@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -163,6 +164,20 @@ def test_gc_finishes_an_interrupted_removal(runs: Path, capsys: Captured, monkey
     capsys.readouterr()
     assert main(["gc"]) == 0
     assert capsys.readouterr().out == f"nothing to delete in {runs}\n"
+
+
+def test_a_full_disk_does_not_stop_a_removal(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, make = make_ended(runs), Path.mkdir
+    (trial.folder / "checkpoints" / "step_00000001").mkdir(parents=True)
+
+    def refuse(self: Path, *args: Any, **options: Any) -> None:
+        if ".removed" in self.parts and (trial.folder / "checkpoints").exists():
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        make(self, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert main(["rm", "a1b2c3", "--yes"]) == 0
+    assert not trial.folder.exists()
 
 
 def test_gc_deletes_left_overs_old_checkpoints_and_runs_without_a_step(runs: Path, capsys: Captured) -> None:
