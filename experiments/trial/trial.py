@@ -132,7 +132,7 @@ NEWER = {
     "task": {"_target_": "modules.task.supervised.Supervised"}, "adapter": NO_ADAPTER, "callback": {}, "gradient": {},
     "fast_dev_run": False, "overfit_batches": None, "evaluation_sets": {}, "user": {},
 }  # fmt: skip
-NEWER_DATA = {"group_pattern": None, "on_bad_example": "error", "skipped": []}
+NEWER_DATA: dict[str, Any] = {"group_pattern": None, "on_bad_example": "error", "skipped": []}
 """Keys that the first version did not have, of the root and of the data. With these values they change nothing, so they do not
 count."""
 
