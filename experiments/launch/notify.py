@@ -1,4 +1,4 @@
-"""Notifications that a run ended, failed or stalled: by a command of yours, or by a message to a webhook."""
+"""Notifications that a run or a sweep ended, failed or stalled: by a command of yours, or by a message to a webhook."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
@@ -68,17 +68,7 @@ class Notifier:
         """
         if event not in self.settings.get("events", ()):
             return
-        message = self._describe(event, state, reason, metrics)
-        for channel, deliver in (("command", _run), ("webhook", _post)):
-            if not self.settings.get(channel):
-                continue
-            try:
-                deliver(resolve(self.settings[channel]), message)
-                error = None
-            except KeyboardInterrupt:
-                error = "interrupted"
-            except Exception as err:  # whatever a command or a server does
-                error = _describe_error(err)
+        for channel, error in deliver(self.settings, self._describe(event, state, reason, metrics)):
             self._sent.append((event, channel, error))
             if error is not None:
                 self.say(f"warning: notify.{channel} failed ({error}); the run is not affected")
@@ -105,6 +95,21 @@ class Notifier:
             "text": " ".join([f"{text}.", ", ".join(shown)]).rstrip(), "event": event, "state": state, "reason": why,
             "run": self.trial.folder.name, "name": name, "folder": str(self.trial.folder), "metrics": values,
         }  # fmt: skip
+
+
+def deliver(settings: Mapping[str, Any], message: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Send a message by the command and the webhook of the settings; yield each of them with its error or None."""
+    for channel, send in (("command", _run), ("webhook", _post)):
+        if not settings.get(channel):
+            continue
+        error = None
+        try:
+            send(resolve(settings[channel]), message)
+        except KeyboardInterrupt:
+            error = "interrupted"
+        except Exception as err:  # whatever a command or a server does
+            error = _describe_error(err)
+        yield channel, error
 
 
 def _run(command: str, message: Mapping[str, Any]) -> None:

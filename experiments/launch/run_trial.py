@@ -113,8 +113,7 @@ def run(
                 handle.poll(), handle.failed_rank, was_killed_by_us=signals.count > 1, is_too_slow=is_too_slow
             )
         if not is_evaluation and result.exit_code != WRONG_INPUT and not signals.count:
-            notifier.send(EVENTS.get(result.status, ""), result.status, result.reason, result.metrics)
-            notifier.record()
+            _notify(notifier, result)
     if monitor.sync is not None or result.exit_code != WRONG_INPUT:
         finish_sync(monitor, result, SYNC_AFTER_STOP_S if signals.count else SYNC_TIMEOUT_S)
     return result
@@ -128,11 +127,20 @@ def _run_here(
         (trial.folder / "outcome.json").unlink(missing_ok=True)
         with monitor.display.training(plan.name, plan.num_steps, has_bar=False):
             result, error = train_here(monitor, trust)
+        if trial.evaluates is None and result.exit_code != WRONG_INPUT:  # no stall: a debugger waits for its user
+            settings = {**trial.config, **(changes or {})}.get("notify") or {}
+            _notify(Notifier(trial, monitor.attempt, settings, monitor.say), result)
     if monitor.sync is not None or result.exit_code != WRONG_INPUT:
         finish_sync(monitor, result, SYNC_AFTER_STOP_S if result.status == "interrupted" else SYNC_TIMEOUT_S)
     if error is not None and (seen := select_error(error, trust)) is not None:
         raise seen
     return result
+
+
+def _notify(notifier: Notifier, result: RunResult) -> None:
+    """Notify of the end of an attempt."""
+    notifier.send(EVENTS.get(result.status, ""), result.status, result.reason, result.metrics)
+    notifier.record()
 
 
 def _lock(trial: Trial) -> TextIO:

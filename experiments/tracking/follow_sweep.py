@@ -15,6 +15,7 @@ from typing import TextIO
 from experiments.core import lock
 from experiments.core.files.packages import allow_local_packages
 from experiments.launch.background import start_in_background
+from experiments.sweep.status.notifier import SweepNotifier
 from experiments.sweep.sweep import Sweep
 from experiments.tracking.sweep_sync import DAMAGE_ERRORS, SweepSync, read_tracking_config
 from launchers.base import LaunchError
@@ -33,12 +34,12 @@ NICENESS = 5
 
 
 def start_follower(sweep: Sweep) -> subprocess.Popen[bytes] | None:
-    """Start a follower in the background; it outlives this process and its terminal.
+    """Start a follower in the background, which syncs and notifies; it outlives this process and its terminal.
 
     Returns:
-        None if tracking is off, or the machine cannot start another process.
+        None if it has nothing to do, or the machine cannot start another process.
     """
-    if read_tracking_config(sweep)["sync"] == "off":
+    if read_tracking_config(sweep)["sync"] == "off" and not SweepNotifier(sweep).is_wanted:
         return None
     trust = [f"--trust={package}" for package in sweep.trust]
     with contextlib.suppress(OSError, LaunchError), (sweep.folder / "sync.log").open("a", encoding="utf-8") as log:
@@ -52,14 +53,19 @@ def follow(sweep: Sweep) -> int:
     Returns:
         1 if the store failed to the end, or refuses in a way that no retry can change.
     """
-    syncing = SweepSync(sweep)
-    at_end = read_tracking_config(sweep)["sync"] == "end"
+    notifier, mode = SweepNotifier(sweep), read_tracking_config(sweep)["sync"]
+    if mode == "off":
+        while _exists(sweep) and not notifier.check():
+            time.sleep(POLL_S)
+        return 0
+    syncing, at_end = SweepSync(sweep), mode == "end"
     pause_s, last_failure, ended_at, refusals = POLL_S, "", None, 0
     while _exists(sweep):
         over = syncing.is_over()
         failures, points = _sync(syncing) if over or not at_end else ((), 0)
         over = over and syncing.is_over()  # `lathe resume` may have continued it meanwhile
         ended_at = (ended_at or time.monotonic()) if over else None
+        notifier.check()
         if failures:
             if failures[0] != last_failure and _exists(sweep):
                 print(f"StoreError: {failures[0]}", file=sys.stderr, flush=True)

@@ -17,8 +17,12 @@ from experiments.core.errors import InputError
 from experiments.launch.notify import Notifier
 from experiments.results.share.rules import reset
 from experiments.run import journal
+from experiments.sweep.create import prepare, write
+from experiments.sweep.spec import read_overrides
+from experiments.sweep.status.notifier import SweepNotifier
 from experiments.trial.trial import trial_id
 from tests.support.stores import make_run, start_attempt
+from tests.support.workers import QUICK, finish_trials
 
 SETTINGS = {"command": None, "webhook": None, "events": ["end", "failure", "stall"], "stall_min": 30.0}
 METRICS = {"test/loss_nats": 0.25, "train/loss_nats": 0.5, "delivered/val/loss_nats": float("nan")}
@@ -116,3 +120,30 @@ def test_settings_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> N
     assert reset(own)["notify"]["command"] is None  # a shared file has no command
     with pytest.raises(InputError, match="looks like a secret"):
         compose(["model=softmax", "notify.webhook=https://hooks.example.com/a"])
+
+
+def test_a_sweep_sends_one_message(tmp_path: Path) -> None:
+    command = f'echo "$LATHE_NOTIFY_EVENT $LATHE_NOTIFY_TEXT" >> {tmp_path}/text'
+    overrides = [*QUICK, "tracking=off", f"runs_dir={tmp_path}", "optimizer.lr=0.01,0.02", "notify.stall_min=0.0001"]
+    sweep = write(prepare(read_overrides([*overrides, f"notify.command='{command}'"], name="probe")))
+    notifier = SweepNotifier(sweep)
+    assert not notifier.check()
+    time.sleep(0.01)  # longer than stall_min
+    assert not notifier.check()
+    assert not notifier.check()
+    assert (
+        (tmp_path / "text")
+        .read_text()
+        .startswith("stall sweep probe: stalled, no progress for 0.0001 min; no worker is left.")
+    )
+    finish_trials(sweep)
+    assert notifier.check()
+    assert SweepNotifier(sweep).check()  # of another process
+    lines = (tmp_path / "text").read_text().splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("end sweep probe: done. 2/2 done, best delivered/val/accuracy_top1 0.02 at")
+    with (ledger := sweep.ledger()).locked():
+        ledger.add([{"trial": "0" * 10, "point": 2, "values": {}, "seed": 0, "reused": None}])
+        ledger.cancel(["0" * 10], "by the user")
+    assert SweepNotifier(sweep).check()
+    assert len((tmp_path / "text").read_text().splitlines()) == 2

@@ -89,7 +89,9 @@ def test_a_run_here_has_the_same_results_and_files_as_one_in_a_process_of_its_ow
 ) -> None:
     trust, net = (own_code.stem,), f"model._target_={own_code.stem}.Net"
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    results = [run(frozen(tmp_path, net, trust=trust), trust=trust, here=here) for here in (True, False)]
+    notify = f"notify.command='echo $LATHE_NOTIFY_STATE >> {tmp_path}/messages'"
+    results = [run(frozen(tmp_path, net, notify, trust=trust), trust=trust, here=here) for here in (True, False)]
+    assert (tmp_path / "messages").read_text() == "finished\nfinished\n"
     assert [(result.status, result.exit_code) for result in results] == [("finished", 0)] * 2
     values = [read_last_values(result.trial.folder) for result in results]
     same = [
