@@ -16,8 +16,9 @@ LORA = "modules.adapter.lora.Lora"
 
 def find_adapter(config: Mapping[str, Any]) -> str | None:
     """The class of the adapter; None if the configuration has none, or is older than adapters."""
-    target = (config.get("adapter") or NO_ADAPTER).get("_target_")
-    return None if target == NO_ADAPTER["_target_"] else str(target)
+    node = config.get("adapter")
+    target = node.get("_target_") if isinstance(node, Mapping) else None  # the schema reports every other value
+    return None if target in (None, NO_ADAPTER["_target_"]) else str(target)
 
 
 def _needs_weights(view: ConfigView) -> str | None:
