@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from experiments.tracking.sweep_sync import SweepSync, sync_all
 from tests.support import ledgers
 from tests.support import workers as sweeps
 from tests.support.forked_syncs import sync_and_kill, sync_at_once
+from tests.support.preloaded import Preloaded
 from tests.support.recorded_sweeps import (
     METRIC,
     make_space,
@@ -566,13 +566,14 @@ def test_trials_of_a_worker_are_in_the_store(runs_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_workers_and_followers_leave_a_complete_store(runs_dir: Path) -> None:
+def test_killed_workers_and_followers_leave_a_complete_store(runs_dir: Path, preloaded: Path) -> None:
+    Preloaded.address = str(preloaded)
     length = ("max_steps=6000", "eval_every_steps=50", "checkpoint.every_steps=50", "log_every_steps=10")
     points = [{"optimizer.lr": 0.001}, {"optimizer.lr": 0.01}]
     sweep = sweeps.make_sweep(runs_dir, points, "tracking=sqlite", f"runs_dir={runs_dir}", *length)
     follower = [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(sweep.folder)]
-    following = subprocess.Popen(follower)
-    wait_until(lambda: num_runs(runs_dir) == 1, "the parent's run")  # MLflow's import takes seconds
+    following = Preloaded(follower)
+    wait_until(lambda: num_runs(runs_dir) == 1, "the parent's run")
     worker = sweeps.start_worker(sweep, "first")
     query = f"select count(*) from metrics where key = '{METRIC}'"
     wait_until(lambda: sql(runs_dir / "mlflow.db", query)[0][0] >= 2, "a point in the store")
@@ -583,7 +584,7 @@ def test_killed_workers_and_followers_leave_a_complete_store(runs_dir: Path) -> 
     following.wait()
     wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
     sweeps.age_heartbeats(sweep)
-    following = subprocess.Popen(follower)
+    following = Preloaded(follower)
     assert sweeps.start_worker(sweep, "second").wait(timeout=PATIENCE_S) == 0
     assert following.wait(timeout=PATIENCE_S) == 0
     entries = sweep.ledger().read().entries.values()
