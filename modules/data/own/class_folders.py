@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from modules.data.own.folds import find_fold
@@ -83,7 +83,7 @@ class ClassFolders:
         self.path, self.folder = path, folder
         self.split_folders = split_folders
         self.held_out_share = held_out_share
-        self.skipped = frozenset(os.path.normpath(each) for each in skipped)
+        self.skipped = frozenset(str(PurePath(each)) for each in skipped)
 
     def classes(self) -> list[str]:
         """Names of the classes, in the order of their numbers.
@@ -139,14 +139,14 @@ class ClassFolders:
             folders = [entry.name for entry in self._scan(self.path / own) if entry.is_dir()]
             others = [f"{name}/{other}" for name in folders for other in self._list(self.path / own / name)[1]]
             others += [entry.name for entry in self._scan(self.path / own) if not entry.is_dir()]
-            odd |= {os.path.normpath(os.path.join(own, each)): "is left out" for each in sorted(others)}
+            odd |= {str(PurePath(own, each)): "is left out" for each in sorted(others)}
         return odd
 
     def _list_all(self) -> list[str]:
         """The files of all splits by their paths below the folder of the data set."""
         splits = {self.split_folders[split]: split for split in reversed(SPLITS)}
         return [
-            os.path.normpath(os.path.join(own, name, file))
+            str(PurePath(own, name, file))
             for own, split in splits.items()
             for name, files in self._list_classes(split)[0].items()
             for file in files
@@ -166,7 +166,7 @@ class ClassFolders:
                 )
             files, others = self._list(folder)
             if self.skipped:
-                files = [file for file in files if os.path.normpath(os.path.join(own, name, file)) not in self.skipped]
+                files = [file for file in files if str(PurePath(own, name, file)) not in self.skipped]
             if not files and (others or split == "train"):
                 readable = " that can be read" if self.skipped else ""
                 raise ValueError(
