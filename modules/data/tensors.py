@@ -8,9 +8,9 @@ from math import prod
 import numpy as np
 from torch import Tensor
 
-from modules.data.base import Batch
+from modules.data.base import Batch, Tensors
 
-Transform = Callable[[Tensor, Tensor], Tensor]
+Transform = Callable[[Tensor, Tensor], Tensors]
 
 
 class TensorSplit:
@@ -37,9 +37,8 @@ class TensorSplit:
         return len(self.inputs)
 
     def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
-        inputs = self.inputs.index_select(0, indices)
-        if self.transform is not None:
-            inputs = self.transform(inputs, seeds)
+        rows = self.inputs.index_select(0, indices)
+        inputs = rows if self.transform is None else self.transform(rows, seeds)
         return inputs, self.targets.index_select(0, indices)
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,15 @@ class DataTable:
 
     is_component = True
     auto_values = "modules.data.own.columns.find_auto_values"
-    encoding = ("columns", "kind", "classes", "num_features", "num_classes", "target_mean", "target_std")
+    encoding: ClassVar[tuple[str, ...]] = (
+        "columns",
+        "kind",
+        "classes",
+        "num_features",
+        "num_classes",
+        "target_mean",
+        "target_std",
+    )
     takes: Final = "row"
 
     def __init__(
@@ -136,7 +144,7 @@ class DataTable:
                 raise ValueError(
                     f"it has {len(table)} training rows, but data.num_train={self.num_train}; set data.num_train={len(table)}"
                 )
-            return TensorSplit(self.encode(table), self._encode_targets(table[self.target]))
+            return self.make_split(table)
         except ValueError as err:
             raise DataError(f"data.path={name!r}: {err}") from err
 
@@ -149,6 +157,10 @@ class DataTable:
 
     def find_odd_files(self) -> list[str]:
         return []
+
+    def make_split(self, table: pd.DataFrame) -> TensorSplit:
+        """Make the examples of rows; raises a `ValueError` if a column is missing or a value cannot be read."""
+        return TensorSplit(self.encode(table), self.encode_targets(table[self.target]))
 
     def read(self, inputs: Sequence[str]) -> Tensor:
         """Read rows of a user, each a JSON object with a value for each column; null where it is missing.
@@ -215,7 +227,7 @@ class DataTable:
             warn_skipped(rows.skipped, f"rows of {path}")
         return rows.table
 
-    def _encode_targets(self, column: pd.Series) -> Tensor:
+    def encode_targets(self, column: pd.Series) -> Tensor:
         """Class numbers, int64 [rows]; or scaled numbers, float [rows, 1]."""
         if self.kind == "regression":
             numbers = to_numbers(column, f"data.target={self.target!r}")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from modules.data.base import DataError
 from modules.data.own.text import Text
-from modules.data.text.library_tokenizer import LibraryTokenizer
+from modules.data.text.library_tokenizer import LibraryTokenizer, read_tokenizer
 from modules.data.text.token_windows import TokenWindows, stack_prompts
 
 
@@ -20,7 +17,7 @@ class PretrainedText(Text):
     """A text in UTF-8, named by its path, in the tokens of a folder's `tokenizer.json`; see `TextFile` for its parts."""
 
     is_component = True
-    auto_values = "modules.data.own.tokenizer_file.find_auto_values"
+    auto_values = "modules.data.own.tokens.tokenizer_file.find_auto_values"
 
     def __init__(
         self,
@@ -61,16 +58,7 @@ class PretrainedText(Text):
         Raises:
             DataError: the file is missing, or is not the one that the experiment was composed with.
         """
-        path = Path(self.tokenizer_folder).expanduser() / "tokenizer.json"
-        try:
-            content = path.read_bytes()
-        except OSError as err:
-            raise DataError(f"data.tokenizer: {path} cannot be read ({err.strerror}); restore the folder") from err
-        if hashlib.sha256(content).hexdigest() != self.tokenizer_sha256:
-            raise DataError(
-                f"data.tokenizer: {path} has changed since the run was frozen; restore it, or start a new run"
-            )
-        return LibraryTokenizer(content.decode("utf-8"))
+        return read_tokenizer(self.tokenizer_folder, self.tokenizer_sha256)
 
     def save_reader(self) -> Any:
         return self.tokenizer.save()

@@ -35,12 +35,15 @@ def find_arrow_files(path: Path) -> list[Path]:
 
 
 def find_splits(path: Path) -> dict[str, str]:
-    """The names of the splits for validation and test that a folder has.
+    """The names of the splits for validation and test that a folder has; none of a file of another format.
 
     Raises:
         ValueError: as `find_arrow_files`.
     """
-    train = find_arrow_files(path)[0].parent
+    files = find_arrow_files(path)
+    if not files:
+        return {}
+    train = files[0].parent
     folder = train if not (train / STATE).is_file() else train.parent
     return {
         split: name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,7 +44,46 @@ class LibraryTokenizer:
         """int64 [tokens], without special tokens at the ends."""
         return torch.tensor(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.int64)
 
+    def encode_padded(self, texts: list[str], max_tokens: int) -> tuple[Tensor, Tensor]:
+        """Token ids of texts, with special tokens at the ends, and the attention mask: 1 for tokens, 0 for padding.
+
+        Args:
+            texts: of any length; longer ones are cut.
+            max_tokens: length of every row.
+
+        Returns:
+            int64 [texts, max_tokens] each.
+        """
+        padding = (self._tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>", "<|endoftext|>"))
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.enable_padding(
+            length=max_tokens, pad_id=next((each for each in padding if each is not None), 0)
+        )
+        try:
+            found = self._tokenizer.encode_batch(texts)
+        finally:
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+        ids, mask = [each.ids for each in found], [each.attention_mask for each in found]
+        return torch.tensor(ids, dtype=torch.int64), torch.tensor(mask, dtype=torch.int64)
+
     def decode(self, tokens: Tensor) -> str:
         """Return the text of tokens, int64 [tokens]."""
         text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
         return text
+
+
+def read_tokenizer(folder: str, sha256: str) -> LibraryTokenizer:
+    """Read the `tokenizer.json` of a folder.
+
+    Raises:
+        DataError: the file is missing, or is not the one that the experiment was composed with.
+    """
+    path = Path(folder).expanduser() / "tokenizer.json"
+    try:
+        content = path.read_bytes()
+    except OSError as err:
+        raise DataError(f"data.tokenizer: {path} cannot be read ({err.strerror}); restore the folder") from err
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(f"data.tokenizer: {path} has changed since the run was frozen; restore it, or start a new run")
+    return LibraryTokenizer(content.decode("utf-8"))

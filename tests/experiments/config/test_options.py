@@ -33,7 +33,7 @@ STEPS: dict[str, ResourceEstimate | None] = {}
 """What a step of a configuration needs on paper: an option with the experiment that chooses it is that experiment."""
 OWN: dict[str, list[str]] = {}
 """The overrides for data sets of a user."""
-OF_EXTRAS = [("model", "huggingface"), ("model", "huggingface_lm"), ("adapter", "lora")]
+OF_EXTRAS = [("model", "huggingface"), ("model", "huggingface_lm"), ("adapter", "lora"), ("data", "labelled_texts")]
 """They need a folder of a library that is an extra; tests/modules/model/pretrained makes one."""
 OPTIONS = [
     (group, option) for group, known in GROUPS.items() if "/" not in group for option in known

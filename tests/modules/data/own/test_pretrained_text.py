@@ -11,7 +11,8 @@ import torch
 
 from modules.data.base import DataError
 from modules.data.own.pretrained_text import PretrainedText
-from modules.data.own.tokenizer_file import find_auto_values
+from modules.data.own.tokens.labelled_texts import LabelledTexts
+from modules.data.own.tokens.tokenizer_file import find_auto_values, find_values_of_labelled_texts
 
 WORDS = ["once", "upon", "a", "time", "<unk>"]
 TOKENIZER = {
@@ -62,3 +63,43 @@ def test_another_tokenizer_than_at_the_start_is_refused(data: dict[str, Any]) ->
     path.unlink()
     with pytest.raises(ValueError, match="name a folder that save_pretrained of a fast tokenizer wrote"):
         find_auto_values(data)
+
+
+REVIEWS = [("once a time", "good"), ("upon", "bad"), ("", "good"), ("a zebra time once upon a time", "bad")] * 3
+
+
+@pytest.fixture(params=["csv", "jsonl"])
+def labelled(data: dict[str, Any], request: pytest.FixtureRequest) -> dict[str, Any]:
+    lines = [f"{text},{label}" for text, label in REVIEWS]
+    if request.param == "jsonl":
+        lines = [json.dumps({"text": text, "label": label}) for text, label in REVIEWS]
+    path = Path(data["root"]) / "reviews"
+    path.write_text("\n".join(["text,label", *lines] if request.param == "csv" else lines))
+    chosen = {
+        "root": data["root"], "path": "reviews", "text": "text", "target": "label", "tokenizer": data["tokenizer"],
+        "max_tokens": 5, "val_path": "auto", "test_path": "reviews", "fold": None, "held_out_share": 0.1,
+        "on_bad_example": "error",
+    }  # fmt: skip
+    return chosen | find_values_of_labelled_texts(chosen)
+
+
+def test_a_table_of_texts_is_described_without_its_tokens(labelled: dict[str, Any]) -> None:
+    assert (labelled["classes"], labelled["num_train"], labelled["vocab_size"]) == (["bad", "good"], 10, 8)
+    with pytest.raises(
+        ValueError, match=r"data.text='review': reviews has no such column; its columns are 'text', 'label'"
+    ):
+        find_values_of_labelled_texts({**labelled, "text": "review"})
+    (ids, mask), targets = LabelledTexts(**labelled).example(2)
+    assert ids.shape == mask.shape == (2, 5)
+    assert targets.shape == (2,)  # type: ignore[union-attr]
+
+
+def test_texts_are_cut_and_padded_with_their_masks(labelled: dict[str, Any]) -> None:
+    pytest.importorskip("tokenizers", reason="tokenizers is an extra: pip install 'lathe-dl[models]'")
+    data = LabelledTexts(**labelled)
+    split = data.load("test")
+    (ids, mask), targets = split.batch(torch.arange(4), torch.zeros(4))
+    assert ids.tolist() == [[0, 2, 3, 5, 5], [1, 5, 5, 5, 5], [5] * 5, [2, 4, 3, 0, 1]]
+    assert mask.sum(1).tolist() == [3, 1, 0, 5]
+    assert targets.tolist() == [1, 0, 1, 0]  # type: ignore[union-attr]
+    assert torch.equal(data.read(["upon"])[0], ids[1:2])
