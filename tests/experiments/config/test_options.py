@@ -179,7 +179,9 @@ def is_complete_data(data: dict[str, Any]) -> bool:
     return "folder" not in data or "files" in data
 
 
-@pytest.mark.parametrize("option", [option for option in GROUPS["data"] if is_complete(option)])
+@pytest.mark.parametrize(
+    "option", [option for option in GROUPS["data"] if is_complete(option) and ("data", option) not in OF_EXTRAS]
+)
 def test_a_data_set_has_the_shapes_of_its_example(option: str) -> None:
     data = instantiate(built("data", option).config["data"], "data")
     inputs, targets = data.example(3)
