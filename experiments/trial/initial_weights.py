@@ -59,6 +59,11 @@ def find_weights(named: str, find_folder: Callable[[str], Path]) -> Path:
         run = find_folder(named)
     except InputError as err:
         raise InputError([f"init_from.weights={named}: {problem}" for problem in err.problems]) from err
+    checkpoints = Checkpoints(run, keep_last=1, needed=WEIGHTS)
+    checkpoint = checkpoints.delivered()
+    if checkpoint is None:
+        cause = "".join(f": {warning}" for warning in checkpoints.warnings)
+        raise InputError([f"init_from.weights={named}: run {run} has no complete checkpoint{cause}; name another run"])
     if find_adapter(read_config(run)) is not None:
         raise InputError(
             [
@@ -66,11 +71,6 @@ def find_weights(named: str, find_folder: Callable[[str], Path]) -> Path:
                 f"`lathe export {named} -o DIR`, and name DIR/data/model/model.safetensors"
             ]
         )
-    checkpoints = Checkpoints(run, keep_last=1, needed=WEIGHTS)
-    checkpoint = checkpoints.delivered()
-    if checkpoint is None:
-        cause = "".join(f": {warning}" for warning in checkpoints.warnings)
-        raise InputError([f"init_from.weights={named}: run {run} has no complete checkpoint{cause}; name another run"])
     return checkpoint.weights
 
 
