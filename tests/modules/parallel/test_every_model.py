@@ -60,6 +60,9 @@ TINY: dict[str, list[str]] = {
     "gpt_nano": [*WORDS, "model.hidden_size=16", "model.ff_size=24"],
     "autoencoder": ["task=denoising", "task.masking_prob=0.3", "model.hidden_sizes=[8]", "model.code_size=3"],
     "variational_autoencoder": ["task=variational", "model.hidden_sizes=[8]", "model.code_size=3"],
+    "document_scorer": [
+        "data=lambdarank", "data.num_features=5", "data.max_documents=4", "objective=ranking", "model.hidden_sizes=[6]",
+    ],
     "recurrent": [
         "data=copying", "data.num_pause_steps=1", "data.num_symbols=2", "data.num_classes=3", "data.num_features=5",
         "model.num_outputs=3", "model.num_output_steps=2", "model.hidden_size=4",
@@ -116,7 +119,7 @@ def train_models(rank: Rank, configs: dict[str, dict[str, Any]], mode: str) -> d
         components.setup.optimizer = functools.partial(SGD, lr=0.01)
         components.engine = MODES[mode].engine()
         data = config["data"]
-        limit = next(data[key] for key in ("num_classes", "vocab_size", "target_vocab_size") if data.get(key))
+        limit = next((data[key] for key in ("num_classes", "vocab_size", "target_vocab_size") if data.get(key)), 5)
         batches = [make_batch(components.data.example(BATCH_SIZE), limit, step) for step in range(NUM_STEPS)]
         engine_config = EngineConfig(
             NUM_STEPS, NUM_ACCUMULATION // topology.data, None, "fp32", False, "cpu", BATCH_SIZE // NUM_ACCUMULATION,
@@ -129,7 +132,10 @@ def train_models(rank: Rank, configs: dict[str, dict[str, Any]], mode: str) -> d
             components.engine.train_step((take_slice(inputs, own), take_slice(targets, own)), step)
             for step, (inputs, targets) in enumerate(batches)
         ]
-        losses[option] = [float(each["mse" if "mse" in each else "loss_nats"]) for each in metrics]
+        losses[option] = [
+            float(next(value for name, value in each.items() if name == "mse" or name.startswith("loss_")))
+            for each in metrics
+        ]
     return losses
 
 
