@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from modules.data.base import IGNORED, Tensors
-from modules.evaluator.ranking_gain import compute_discounts, compute_gains, compute_ideal, find_ranks
+from modules.evaluator.search.gain import compute_discounts, compute_gains, compute_ideal, find_ranks
 
 
 class RankingLoss:

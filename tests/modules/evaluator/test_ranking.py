@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from modules.data.base import IGNORED
 from modules.data.tensors import TensorSplit
-from modules.evaluator.ranking import Ranking
-from modules.evaluator.ranking_gain import compute_ndcg
+from modules.evaluator.search.gain import compute_ndcg
+from modules.evaluator.search.ranking import Ranking
 
 GRADES = torch.tensor([[2, 0, 1, 4, 3], [0, 1, 0, IGNORED, IGNORED], [0, 0, 0, 0, IGNORED]])
 

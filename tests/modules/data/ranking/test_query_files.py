@@ -31,6 +31,8 @@ def test_a_query_is_an_example_with_its_documents(tmp_path: Path) -> None:
     assert not train.inputs[train.targets == IGNORED].any()
     assert torch.equal(test.inputs[:2], train.inputs)
     for real, blank in zip(test.batch(torch.arange(2), torch.arange(2)), data.example(2), strict=True):
+        assert isinstance(real, torch.Tensor)
+        assert isinstance(blank, torch.Tensor)
         assert (real.shape, real.dtype) == (blank.shape, blank.dtype)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.data.base import IGNORED, Split, Tensors
-from modules.evaluator.ranking_gain import compute_ndcg, compute_random_ndcg
+from modules.evaluator.search.gain import compute_ndcg, compute_random_ndcg
 from modules.objective.ranking_loss import check_scores
 
 
