@@ -29,7 +29,13 @@ LOSSES = ("lambdarank", "ranknet", "list_softmax")
 
 def measure_lathe(loss: str, seed: int, folder: str) -> list[float]:
     """nDCG on the test split at every cut."""
-    overrides = [f"objective.loss={loss}", f"seed={seed}", "tracking=off", f"runs_dir={folder}", "hardware.cpu_threads=1"]
+    overrides = [
+        f"objective.loss={loss}",
+        f"seed={seed}",
+        "tracking=off",
+        f"runs_dir={folder}",
+        "hardware.cpu_threads=1",
+    ]
     result = run(freeze(compose(["experiment=rank_lambda", *overrides])))
     return [result.metrics[f"test/ndcg_at{cut}"] for cut in CUTS]
 
@@ -48,9 +54,7 @@ def measure_lightgbm(data: QueryFiles, seed: int) -> list[float]:
         subsample_freq=1, random_state=seed, n_jobs=1, deterministic=True, verbose=-1,
     )  # fmt: skip
     stop = lightgbm.early_stopping(30, verbose=False)
-    ranker.fit(
-        x, y, group=groups, eval_X=val_x, eval_y=val_y, eval_group=[val_groups], eval_at=[10], callbacks=[stop]
-    )
+    ranker.fit(x, y, group=groups, eval_X=val_x, eval_y=val_y, eval_group=[val_groups], eval_at=[10], callbacks=[stop])
     test = data.load("test")
     is_real = test.targets != IGNORED
     scores = torch.zeros(test.targets.shape)

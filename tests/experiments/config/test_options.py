@@ -23,7 +23,8 @@ from experiments.config.options import CONF_DIR, groups, header
 from experiments.core.errors import InputError, PlanError
 from experiments.plan.estimate import ResourceEstimate, estimate
 from experiments.plan.plan import make_plan
-from modules.data.base import DataError
+from experiments.train.loading.split_signature import is_split
+from modules.data.base import DataError, StreamShard
 from tests.support.own_data import write_all
 
 GROUPS = groups()
@@ -189,7 +190,8 @@ def test_a_data_set_has_the_shapes_of_its_example(option: str) -> None:
         split = data.load("train")
     except DataError as err:
         pytest.skip(f"files are missing: {err}")
-    batch_inputs, batch_targets = split.batch(torch.arange(3), torch.arange(3))
+    asked = (torch.arange(3), torch.arange(3)) if is_split(split) else (0, StreamShard(0, 1, 3), 0)
+    batch_inputs, batch_targets = split.batch(*asked)
     for promised, given in ((inputs, batch_inputs), (targets, batch_targets)):
         pairs = zip(promised, given, strict=True) if isinstance(promised, tuple) else [(promised, given)]
         for one, two in pairs:
