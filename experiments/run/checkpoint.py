@@ -234,9 +234,10 @@ class Checkpoints:
     def list_unneeded(self) -> list[Path]:
         """The checkpoints that a run does without: neither the newest complete ones nor the best; also damaged ones.
 
-        Empty unless one is complete.
+        Empty unless one is complete, and while `best.json` is damaged, because the best is not known then.
         """
-        if not any(self.has(step) for step in self._steps()):
+        is_best_unknown = (self.folder / BEST).exists() and self._best() is None
+        if is_best_unknown or not any(self.has(step) for step in self._steps()):
             return []
         return [self.locate(step) for step in sorted(self._list_unneeded())]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from experiments.core.atomic import fsync
 from experiments.core.errors import InputError
-from experiments.core.lock import locked_within_limits
+from experiments.core.lock import LockHeldError, locked_within_limits
 from experiments.core.runs_dir import REMOVED
 from experiments.run.lock import lock_run
 from experiments.sweep.sweep import Sweep
@@ -57,7 +57,10 @@ def move_away(folder: Path, runs_dir: Path) -> Path:
                 locks.enter_context(lock_run(folder, first=True))
             locks.enter_context(locked_within_limits(folder / "sync.lock"))  # a sync still writes into the folder
         except BlockingIOError as err:
-            raise InputError([f"run '{folder.name}' has been started meanwhile; `lathe cancel {folder.name}`"]) from err
+            hint = f"`lathe cancel {folder.name}` lets it save and stop"
+            raise InputError([f"run '{folder.name}' has been started meanwhile; {hint}"]) from err
+        except LockHeldError as err:
+            raise InputError([f"{folder} is being copied to MLflow: {err}"]) from err
         except OSError as err:
             if err.errno not in FULL:
                 raise _describe(folder, err) from err
@@ -113,10 +116,10 @@ def finish(place: Path, *, keep_mlflow: bool) -> list[str]:
         UnfinishedError: with what remains, and the command that goes on.
     """
     runs_dir, remaining = place.parent.parent, list[str]()
-    for folder in (place, *place.iterdir()):
-        if (reason := describe_foreign(folder, runs_dir)) is not None:
-            raise UnfinishedError(f"{folder} {reason}; ask its owner to delete it")
     try:
+        for folder in (place, *place.iterdir()):
+            if (reason := describe_foreign(folder, runs_dir)) is not None:
+                raise UnfinishedError(f"{folder} {reason}; ask its owner to delete it")
         if not place.name.endswith(FILES):
             for folder in sorted(place.iterdir()) if not keep_mlflow else ():
                 remaining += _delete_mlflow(folder, runs_dir)

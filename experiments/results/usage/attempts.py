@@ -64,11 +64,7 @@ def _read_attempt(trial: Trial, folder: Path) -> AttemptUsage | None:
         outcome = read_outcome(trial.folder)
         if outcome is not None and int(outcome["attempt"]) == number:
             ended = max(ended, float(outcome["ended"]))
-        elif (
-            last is not None
-            and last["host"] == os.uname().nodename
-            and is_process_alive(last["host"], last["pid"], last["time"])
-        ):
+        elif last is not None and _is_alive_here(last):
             ended = max(ended, time.time())
     hardware = trial.read_attempt_config(number).get("hardware") or {}
     devices = int(hardware.get("nodes") or 1) * int(hardware.get("devices_per_node") or 1)

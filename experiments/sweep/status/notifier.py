@@ -18,6 +18,7 @@ from experiments.sweep.status.progress import Progress, ProgressReader, has_work
 from experiments.sweep.status.text import format_progress
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.templates import read_templates
+from launchers.base import LaunchError
 
 FILE = "notified.json"
 """In the folder of the sweep: the last message about its end, so that no other process sends it again."""
@@ -50,12 +51,13 @@ class SweepNotifier:
 
     def check(self) -> bool:
         """Notify if there is something new; returns whether the sweep is over, or no notification is wanted."""
-        if not self.is_wanted:
-            return True
         try:
-            progress = self._reader.read()
-        except (DamagedFileError, OSError):  # its folder is being removed
+            return not self.is_wanted or self._check()
+        except (DamagedFileError, LaunchError, OSError):  # its folder is being removed, or a scheduler does not answer
             return False
+
+    def _check(self) -> bool:
+        progress = self._reader.read()
         if not progress.is_over:
             self._check_stall(progress)
             return False

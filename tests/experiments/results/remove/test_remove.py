@@ -190,6 +190,10 @@ def test_gc_deletes_left_overs_old_checkpoints_and_runs_without_a_step(runs: Pat
         checkpoints.mark_best(2, "val/loss_nats", 0.5, "min")
     (trial.folder / "checkpoints" / ".partial-9").mkdir()
     (trial.folder / ".sync.json.0123abcd.partial").touch()
+    damaged = make_ended(runs, "b00b1e")
+    shutil.copytree(trial.folder / "checkpoints", damaged.folder / "checkpoints")
+    (damaged.folder / "checkpoints" / "best.json").write_text("{")
+    shutil.rmtree(damaged.folder / "checkpoints" / ".partial-9")
     assert main(["gc", "--failed", "3", "--json"]) == 0
     assert [one["kind"] for one in json.loads(capsys.readouterr().out)["garbage"]] == [
         "temporary file", "incomplete checkpoint",
@@ -197,6 +201,7 @@ def test_gc_deletes_left_overs_old_checkpoints_and_runs_without_a_step(runs: Pat
     assert main(["gc", "--failed", "0", "--checkpoints", "--yes"]) == 0
     assert "without a step" in capsys.readouterr().out
     assert Checkpoints(trial.folder, keep_last=1).list_steps() == [2, 4]
+    assert Checkpoints(damaged.folder, keep_last=1).list_steps() == [1, 2, 3, 4]  # which one is the best?
     assert Checkpoints(running.folder, keep_last=1).list_steps() == [1, 2, 3, 4]
     assert sorted(path.name for path in (trial.folder / "checkpoints").iterdir()) == [
         "best.json", "step_00000002", "step_00000004",
