@@ -61,7 +61,7 @@ def check_numbers(owner: str, outputs: Tensors, targets: Tensors) -> None:
     if not targets.is_floating_point():
         raise ValueError(
             f"{owner} wants numbers as targets, but got {targets.dtype}, such as classes; for a classification choose "
-            "objective=cross_entropy evaluator=accuracy"
+            "objective=cross_entropy evaluator=accuracy, or for the numbers of a table data.kind=regression"
         )
     if outputs.shape != targets.shape:
         raise ValueError(

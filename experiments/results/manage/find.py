@@ -12,13 +12,13 @@ from experiments.core.runs_dir import choose_runs_dir
 from experiments.sweep.sweep import Sweep, find_by_full_name, find_sweep
 from experiments.trial.lookup import SHARED, find_run
 from experiments.trial.own_runs import describe_foreign
-from experiments.trial.trial import Trial
+from experiments.trial.trial import Trial, read_name
 
 TRIAL_FILE = "trial.yaml"
 
 
 def find_run_or_sweep(name: str, runs_dir: Path, trust: Sequence[str] = ()) -> Trial | Sweep:
-    """Find a run or a sweep by its full name or folder, or by the beginning of its name; a run also by its MLflow id.
+    """Find a run or a sweep by its full name or folder, or by the beginning of its name; a run also by its id or MLflow id.
 
     Raises:
         InputError: nothing has this name, or several have.
@@ -40,6 +40,7 @@ def find_run_or_sweep(name: str, runs_dir: Path, trust: Sequence[str] = ()) -> T
         raise InputError([f"'{name}' can be the {one} or the {other} in {runs_dir}; write more of it"])
     unclear = [problem for problem in problems if " is not unique in " in problem]
     known = {path.parent.name for pattern in ("*/*/trial.yaml", "*/sweep.yaml") for path in runs_dir.glob(pattern)}
+    known |= {shown for path in runs_dir.glob("*/*/trial.yaml") if (shown := read_name(path.parent)) is not None}
     raise InputError(unclear or [f"there is no run and no sweep '{name}' in {runs_dir}; {did_you_mean(name, known)}"])
 
 

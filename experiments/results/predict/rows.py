@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.core.errors import InputError
+from experiments.core.errors import InputError, did_you_mean
 from experiments.core.files.paths import user_path
 from modules.data.own.columns import read_table, to_json_rows
 
@@ -34,6 +34,11 @@ def read_rows(arg: str) -> Iterator[str]:
         InputError: the file cannot be read.
     """
     path = user_path(arg)
+    if not path.exists():
+        near = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise InputError(
+            [f"there is no file {arg}; {did_you_mean(path.name, near, 'name a CSV or JSON file with rows')}"]
+        )
     try:
         if path.suffix.lower() in JSON_ENDINGS:
             yield from map(json.dumps, _read_objects(path))
@@ -43,7 +48,8 @@ def read_rows(arg: str) -> Iterator[str]:
         raise InputError([f"{arg} cannot be read ({err.strerror}); name a CSV or JSON file with rows"]) from err
     except ValueError as err:
         is_json = path.suffix.lower() in JSON_ENDINGS
-        problem = f"{arg} cannot be read as JSON ({err}); name a file with objects" if is_json else str(err)
+        reason = str(err).partition(", or set data.on_bad_example")[0]  # a key of the training
+        problem = f"{arg} cannot be read as JSON ({err}); name a file with objects" if is_json else reason
         raise InputError([problem]) from err
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from math import ceil, isfinite
 from pathlib import Path
 from typing import Any, Final
@@ -43,12 +44,18 @@ def read_table(path: Path, target: str | None, on_bad_example: str = "error") ->
     if target is not None:
         if target not in table.columns and len(table.columns):
             raise ValueError(
-                f"data.target={target!r}: {path} has no such column; its columns are {', '.join(map(repr, table.columns))}"
+                f"data.target={target!r}: {path} has no such column; {_did_you_mean(target, table.columns)}its columns are "
+                f"{', '.join(map(repr, table.columns))}"
             )
         table = table[table[target].notna()] if target in table.columns else table
     if not len(table):
         raise ValueError(f"{path} has no row{'' if target is None else ' with a target'}; add rows below the names")
     return Rows(table.reset_index(drop=True), rows.skipped)
+
+
+def _did_you_mean(name: str, columns: Iterable[str]) -> str:
+    near = get_close_matches(name, map(str, columns), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def to_json_rows(table: pd.DataFrame) -> list[str]:
@@ -119,7 +126,8 @@ def find_auto_values(data: Mapping[str, Any]) -> dict[str, Any]:
     if columns == "auto":
         left_out = {str(data["target"]), *map(str, data["ignore"])}
         if unknown := sorted(left_out - set(table.columns)):
-            raise ValueError(f"data.ignore contains {unknown[0]!r}, but {files[0]} has no such column; remove it")
+            fix = f"{_did_you_mean(unknown[0], table.columns)}remove it"
+            raise ValueError(f"data.ignore contains {unknown[0]!r}, but {files[0]} has no such column; {fix}")
         described = {
             name: _describe(train[name], int(data["max_categories"]), int(data.get("max_words", 0)))
             for name in table.columns

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from experiments.config import options
 from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
 from experiments.core.errors import InputError
+from experiments.run.annotations import change_annotations
 from experiments.sweep.create import prepare, write
 from experiments.sweep.spec import read_overrides
 from experiments.trial import trial as trial_module
@@ -107,6 +109,28 @@ def test_a_run_is_found_by_folder_id_and_prefix(experiment: Experiment, tmp_path
         find_trial(first.id[:5], runs_dir)
     with pytest.raises(InputError, match=r"there is no run 'zzz' in .*; known: "):
         find_trial("zzz", runs_dir)
+
+
+def test_a_run_outside_sweeps_is_found_by_the_name_of_its_configuration(tmp_path: Path) -> None:
+    for folder, name in (
+        ("single/aa", "first"),
+        ("single/bb", "'12: 30'"),
+        ("single/cc", "twice"),
+        ("single/dd", "twice"),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "trial.yaml").write_text(f"name: {name}\nmodel:\n  name: inner\n")
+    shutil.copytree(tmp_path / "single" / "aa", tmp_path / "sweep" / "ee")  # its name is that of all trials
+    assert find_trial("first", tmp_path).folder.name == "aa"
+    assert find_trial("12: 30", tmp_path).folder.name == "bb"
+    with pytest.raises(InputError, match=r"run 'twice' is not unique in .*: cc, dd; write the id of one"):
+        find_trial("twice", tmp_path)
+    with pytest.raises(InputError, match=r"there is no run 'frist' in .*; did you mean 'first'\?"):
+        find_trial("frist", tmp_path)
+    change_annotations(tmp_path / "single" / "aa", lambda old: replace(old, name="other"))
+    assert find_trial("other", tmp_path).folder.name == "aa"
+    with pytest.raises(InputError, match="there is no run 'first'"):
+        find_trial("first", tmp_path)
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -124,8 +124,8 @@ def test_rows_of_a_file_are_inputs(folder: Path, name: str, content: bytes) -> N
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.csv", None, "none.csv cannot be read"), ("a.csv", b"", "cannot be read as a table"),
-        ("a.csv", b"x,y\n", "has no row"), ("a.csv", b"\xff\xfe", "cannot be read as a table"),
+        ("none.csv", None, "there is no file none.csv; name a CSV"), ("a.csv", b"", "cannot be read as a table"),
+        ("a.csv", b"x,y\n", "has no row"), ("a.csv", b"\xff\xfe", "; save it as CSV in UTF-8"),
         ("a.json", b"{", "a.json cannot be read as JSON"), ("a.json", b"[1]", "item 1 is no object"),
         ("pets", None, "cannot be read"),
     ],
@@ -135,6 +135,7 @@ def test_files_without_rows_are_refused(folder: Path, name: str, content: bytes 
         (folder / name).write_bytes(content)
     (problem,) = find_problems([name], "row")
     assert message in problem
+    assert "on_bad_example" not in problem  # a key of the training
 
 
 def test_standard_input_is_read_lazily() -> None:

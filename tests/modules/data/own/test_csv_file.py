@@ -100,8 +100,16 @@ def test_usual_kinds_of_files_are_read(tmp_path: Path, path: str, encode: Callab
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
-        (HOUSES, {"target": "prize"}, "data.target='prize': .* has no such column; its columns are 'id', 'area'"),
-        (HOUSES, {"ignore": ["idd"]}, "data.ignore contains 'idd', but table.csv has no such column"),
+        (
+            HOUSES,
+            {"target": "prize"},
+            "data.target='prize': .* has no such column; did you mean 'price'\\? its columns are 'id', 'area'",
+        ),
+        (
+            HOUSES,
+            {"ignore": ["idd"]},
+            "data.ignore contains 'idd', but table.csv has no such column; did you mean 'id'\\? remove it",
+        ),
         (HOUSES, {"path": "/nowhere.csv"}, "data.path='/nowhere.csv' does not exist"),
         (HOUSES, {"kind": "regression", "target": "city"}, "data.target='city' has the value 'Rome'"),
         ("price\n1\n2\n" * 20, {"kind": "regression", "target": "price"}, "no column besides the target"),
