@@ -49,7 +49,7 @@ CONTRACTS = {  # beside every base.py
     # Engines and the trainer write into the same checkpoints.
     "modules.parallel.checkpoint_format",
     # A training and `lathe predict` read a table alike.
-    "modules.data.own.columns",
+    "modules.data.own.columns", "modules.data.own.json_rows",
     # Whether a folder belongs to this user.
     "launchers.ownership",
     # A worker starts, judges and clears away ranks as a launcher of this machine does.

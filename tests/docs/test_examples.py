@@ -31,7 +31,11 @@ SMALL = (
 OWN = {
     "dqn": ("callback.target.every_steps=3", "data.explore_steps=4", "task.num_steps=50"),
     "gan": ("grad_clip_norm=1",),
-    "digits_vae": ("callback=[samples,histograms,lr_finder]", "callback.lr_finder.num_steps=10", "batch_size_per_device=16"),
+    "digits_vae": (
+        "callback=[samples,histograms,lr_finder]",
+        "callback.lr_finder.num_steps=10",
+        "batch_size_per_device=16",
+    ),
 }
 LAYOUTS = {1: ("parallel=single",), 2: ("parallel=data", "hardware.devices_per_node=2")}
 

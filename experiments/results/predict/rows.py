@@ -9,7 +9,8 @@ from typing import Any
 
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.files.paths import user_path
-from modules.data.own.columns import read_table, to_json_rows
+from modules.data.own.columns import read_table
+from modules.data.own.json_rows import to_json_rows
 
 JSON_ENDINGS = (".json", ".jsonl")
 

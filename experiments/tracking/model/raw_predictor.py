@@ -21,7 +21,7 @@ from experiments.core.errors import did_you_mean
 from experiments.tracking.model import predictor
 from experiments.tracking.model.predictor import Arrays, Predictor
 from modules.data.base import InputReader, SavesReader, Tensors
-from modules.data.own.columns import to_json_rows
+from modules.data.own.json_rows import to_json_rows
 from modules.evaluator.base import Predicts, find_predicting
 
 READER = "reader.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,13 +55,6 @@ def read_table(path: Path, target: str | None, on_bad_example: str = "error") ->
 def _did_you_mean(name: str, columns: Iterable[str]) -> str:
     near = get_close_matches(name, map(str, columns), n=1)
     return f"did you mean {near[0]!r}? " if near else ""
-
-
-def to_json_rows(table: pd.DataFrame) -> list[str]:
-    """The rows of a table, each as a JSON object of its columns; an empty cell is null."""
-    cells = table.astype(object)
-    rows = cells.where(cells.notna(), None).to_dict("records")
-    return [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
 
 
 def take_part(

@@ -12,8 +12,9 @@ import torch
 
 from experiments.tracking.model.raw_inputs import _make_example_rows
 from modules.data.base import ComponentWarning, UserInputError
-from modules.data.own.columns import find_auto_values, to_json_rows
+from modules.data.own.columns import find_auto_values
 from modules.data.own.data_table import DataTable
+from modules.data.own.json_rows import to_json_rows
 from modules.data.own.table_files import read_rows
 from tests.support.own_data import write_reviews, write_saved_dataset
 
