@@ -7,7 +7,9 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,16 +17,44 @@ import yaml
 from experiments.cli import sweep as command
 from experiments.cli.main import main
 from experiments.cli.sweep import start
+from experiments.config.experiment import Experiment
 from experiments.core.errors import InputError
+from experiments.sweep import create
 from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.earlier.same_name import find_same
 from experiments.sweep.spec import read_overrides
 from experiments.sweep.status.progress import has_workers
 from experiments.sweep.sweep import Sweep
+from experiments.trial import trial
+from experiments.trial.code_copy import digest_packages
 from launchers.local import Local
 from tests.support.workers import QUICK, finish_trials, read_entries
 
 LRS = "optimizer.lr=0.01,0.02"
+compose = create.compose
+
+
+@pytest.fixture(scope="module")
+def code_sha256(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return digest_packages((), (), tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch, code_sha256: str) -> None:
+    """Compose a configuration once in a test, and read no code again; no worker starts, so none is copied either."""
+    known: dict[str, Experiment] = {}
+
+    def compose_once(overrides: Sequence[str], **options: Any) -> Experiment:
+        key = str((overrides, options))
+        if key not in known:
+            known[key] = compose(overrides, **options)
+        return deepcopy(known[key])
+
+    monkeypatch.setattr(create, "compose", compose_once)
+    monkeypatch.setattr(create, "copy_packages", lambda trust, folder: None)
+    monkeypatch.setattr(trial, "take_snapshots", lambda *args: [])
+    for module in (create, trial):
+        monkeypatch.setattr(module, "digest_packages", lambda *args: code_sha256)
 
 
 def make_draft(runs_dir: Path, *overrides: str, name: str | None = "probe") -> SweepDraft:
