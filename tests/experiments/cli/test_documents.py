@@ -41,7 +41,7 @@ def test_the_page_describes_every_key_of_a_plan_a_run_and_a_list(read: Any, tmp_
     assert sorted(field.name for field in fields(RunFacts)) == described("A run")
     with start_attempt(make_run(tmp_path)):
         pass
-    assert sorted(read("ls", "--runs-dir", str(tmp_path))[0]) == described("A list of runs")
+    assert sorted(read("ls", "--columns", "name", "--runs-dir", str(tmp_path))[0]) == described("A list of runs")
 
 
 def test_options_and_keys_are_documents(read: Any) -> None:
