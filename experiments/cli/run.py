@@ -145,12 +145,9 @@ def _run_on_cluster(experiment: Experiment, args: argparse.Namespace) -> int:
     from experiments.cli.sweep import start_sweep
     from experiments.sweep.spec import read_overrides
 
-    checkpoint = experiment.config["checkpoint"]
-    metric, mode = checkpoint["best_metric"] or "val/loss_nats", checkpoint["best_mode"]
-    objective = [f"sweep.metric={metric}", f"sweep.mode={mode if checkpoint['best_metric'] else 'min'}"]
-    objective.append(f"sweep.reuse={str(args.reuse).lower()}")
     overrides = [override for override in experiment.overrides if get_key(override) != "resume"]
-    spec = read_overrides([*overrides, *objective], args.config_dir, experiment.config["name"])
+    overrides.append(f"sweep.reuse={str(args.reuse).lower()}")
+    spec = read_overrides(overrides, args.config_dir, experiment.config["name"])
     return start_sweep(
         spec, args, experiment if experiment.source else None, is_new=args.new or not experiment.config["resume"]
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.components.instantiate import check_trackers
 from experiments.config import options
 from experiments.config.allowlist import trusted
+from experiments.config.auto_values import AUTO, find_best_metric
 from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
 from experiments.config.rules import slurm
@@ -67,6 +68,7 @@ def prepare(
         InputError: with all problems of all trials.
     """
     templates, experiment = _compose_all(spec, config_dirs, trust, experiment)
+    spec = fill_metric(spec, experiment.config)
     check_trackers(experiment.config, trusted(trust))
     make_strategy(spec.values["strategy"], trusted(trust))  # an error in it is reported now
     if spec.values["pruner"]:
@@ -93,6 +95,20 @@ def _compose_all(
     if problems:
         raise InputError(list(dict.fromkeys(problems)), f"the sweep '{spec.values['name']}'")
     return Templates(templates, trusted(trust), tuple(config_dirs)), experiment
+
+
+def fill_metric(spec: SweepSpec, config: Mapping[str, Any]) -> SweepSpec:
+    """Without a metric, trials are compared by the one that chooses the best checkpoint of the experiment, else by the loss."""
+    if not spec.unset:
+        return spec
+    checkpoint, metric, mode = config["checkpoint"], spec.values["metric"], spec.values["mode"]
+    best = checkpoint["best_metric"]
+    if "metric" in spec.unset:
+        metric = best if str(best).startswith("val/") else "val/loss_nats"
+    if "mode" in spec.unset:
+        by_name = find_best_metric(str(config["evaluator"].get("_target_")), metric, AUTO)[1]
+        mode = checkpoint["best_mode"] if metric == best else by_name
+    return replace(spec, values={**spec.values, "metric": metric, "mode": mode}, unset=frozenset())
 
 
 def _hardware_of_a_trial(config: dict[str, Any]) -> dict[str, int]:

@@ -63,6 +63,8 @@ class SweepSpec:
     space: Space
     is_name_chosen: bool = True
     """False: the name was made from the keys that vary."""
+    unset: frozenset[str] = field(default=frozenset(), compare=False)
+    """Of `metric` and `mode`, those that follow from the experiment, because the spec does not give them."""
 
     @property
     def name(self) -> str:
@@ -279,6 +281,7 @@ class _SpecDraft:
         self.problems += remove_old_keys(self.values, self.source_map)
         for part in PARTS:
             self.values |= {part: expand_option(part, self.values[part], self.groups)} if part in self.values else {}
+        unset = frozenset({"metric", "mode"} - drop_nulls(self.values).keys())
         values = self.values = fill_defaults(self.values, self.space)
         validation = Validation(self.source_map, trusted(trust), self.groups)
         frozen = to_yaml(self.space)
@@ -301,7 +304,7 @@ class _SpecDraft:
             chosen = [f"{group}={option}" for group, option in choices if option in self.groups.get(group, ())]
             problems += find_base_problems([*filter(_is_of_experiment, self._base()), *chosen])
             raise ConfigError(list(dict.fromkeys(problems)), f"the sweep '{values['name']}'")
-        return SweepSpec({**values, "space": frozen}, self.space)
+        return SweepSpec({**values, "space": frozen}, self.space, unset=unset)
 
 
 def _is_of_experiment(override: Any) -> bool:

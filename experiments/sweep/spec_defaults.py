@@ -14,6 +14,7 @@ DEFAULTS: dict[str, Any] = {
     "metric": "val/accuracy_top1", "mode": "max", "num_seeds": 1, "average_over": [],
     "budget": {"max_points": None, "wall_h": None, "device_h": None}, "max_attempts": 5, "reuse": True,
 }  # fmt: skip
+"""An experiment that is known decides `metric` and `mode` instead (`create.fill_metric`)."""
 FACTOR = 3
 """Default reduction factor of a pruner."""
 

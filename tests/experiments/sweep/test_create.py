@@ -12,7 +12,7 @@ import pytest
 
 from experiments.cli.sweep import start
 from experiments.core.errors import InputError
-from experiments.sweep.create import extend, prepare, write
+from experiments.sweep.create import extend, fill_metric, prepare, write
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import read_overrides
 from experiments.sweep.status.selection import cancel
@@ -27,6 +27,24 @@ from tests.support.workers import QUICK, read_entries, start_worker
 
 def create_sweep(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
     return write(prepare(read_overrides([*QUICK, "tracking=off", f"runs_dir={folder}", *overrides], name=name)))
+
+
+@pytest.mark.parametrize(
+    ("given", "best", "expected"),
+    [
+        ((), ("val/r2", "max"), ("val/r2", "max")),
+        ((), ("val/rmse", "min"), ("val/rmse", "min")),
+        ((), (None, "max"), ("val/loss_nats", "min")),
+        (("sweep.metric=val/rmse",), ("val/r2", "max"), ("val/rmse", "min")),
+        (("sweep.metric=val/rmse", "sweep.mode=max"), ("val/r2", "max"), ("val/rmse", "max")),
+    ],
+)
+def test_the_experiment_says_which_metric_compares_trials(
+    given: tuple[str, ...], best: tuple[str | None, str], expected: tuple[str, str]
+) -> None:
+    checkpoint = dict(zip(("best_metric", "best_mode"), best, strict=True))
+    spec = fill_metric(read_overrides([*given, "seed=0,1"]), {"checkpoint": checkpoint, "evaluator": {}})
+    assert (spec.values["metric"], spec.values["mode"]) == expected
 
 
 def run_worker(sweep: Sweep) -> Sweep:
