@@ -17,6 +17,7 @@ import yaml
 from experiments.cli import sweep as command
 from experiments.cli.main import main
 from experiments.cli.sweep import start
+from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
 from experiments.core.errors import InputError
 from experiments.sweep import create
@@ -31,7 +32,6 @@ from launchers.local import Local
 from tests.support.workers import QUICK, finish_trials, read_entries
 
 LRS = "optimizer.lr=0.01,0.02"
-compose = create.compose
 
 
 @pytest.fixture(scope="module")
