@@ -19,6 +19,7 @@ from experiments.config.rules import vocabulary as vocabulary_rules
 from experiments.config.rules.base import ConfigView, NotApplicable
 from experiments.config.rules.model_name import find_name_fault
 from experiments.core.data_files import find_missing
+from experiments.core.format import Unknown
 
 RESERVED_TAGS = ("mlflow.", "lathe.")
 TRACKER_PACKAGES = {
@@ -136,8 +137,8 @@ def _find_missing_files(view: ConfigView, key: str) -> str | None:
         missing = find_missing(data)
     except KeyError as err:
         return f"{key}.root={root} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"
-    if missing is None:
-        return None
+    if missing is None or (not missing.files and any(isinstance(value, Unknown) for value in data.values())):
+        return None  # the search for the unknown values reports a missing folder
     are = "is" if len(missing.files) == 1 else "are"
     message = f"{', '.join(missing.files)} {are} not in" if missing.files else "there is no folder"
     return (

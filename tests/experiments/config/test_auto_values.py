@@ -98,6 +98,11 @@ def test_a_point_of_a_sweep_finds_them_again(here: Path) -> None:
         templates.fill({"data.folder": "nowhere"}, 0)
 
 
+def test_a_missing_folder_is_one_problem(here: Path) -> None:
+    with pytest.raises(InputError, match=r"has a problem:\n.*data.folder='nowhere' is neither in"):
+        compose(["data=image_folder", "data.folder=nowhere"])
+
+
 @pytest.mark.parametrize("path", ["", "nowhere.txt", "/nowhere.txt", "."])
 def test_a_path_that_cannot_be_read_is_told(here: Path, path: str) -> None:
     with pytest.raises(
