@@ -19,6 +19,11 @@ UNKNOWN_SIZES: Final = (0, 0xFFFFFFFF)
 """What a program writes as the size of the samples if it does not know it yet, such as in a pipe."""
 MAX_SAMPLES: Final = 2**27
 """Most samples of a file, over all channels: as floats they take 0.5 GB."""
+RATES: Final = (1000, 768_000)
+"""Lowest and highest samples per second; a damaged header may say 1 or 4 billion, which no memory can resample."""
+LOUDEST: Final = 2.0**32
+"""Largest float of a file. Recordings are in [-1, 1], or have the numbers of 16 or 32 bits; the energy of more is infinite."""
+FORMAT_BYTES: Final = 40
 
 
 class WavError(ValueError):
@@ -66,15 +71,17 @@ def read_wav(path: Path, rate: int) -> np.ndarray:
     """Read the mean of the channels of a file at another rate, float32 [samples], mostly in [-1, 1].
 
     Raises:
-        WavError: as `read_header`, or a sample is not a number.
+        WavError: as `read_header`, or a sample is not a number, or far too large.
     """
     header = read_header(path)
+    if header.length * rate > MAX_SAMPLES * header.rate:
+        raise WavError(f"it has more than {MAX_SAMPLES:,} samples at {rate:,} per second; cut it")
     with path.open("rb") as file:
         file.seek(header.first_byte)
         content = file.read(header.length * header.channels * header.bits // 8)
     samples = _decode(content, header).reshape(header.length, header.channels).mean(axis=1)
-    if not np.isfinite(samples).all():
-        raise WavError("it has samples that are no finite numbers")
+    if not (np.abs(samples) <= LOUDEST).all():
+        raise WavError(f"it has samples that are no numbers from -{LOUDEST:g} to {LOUDEST:g}")
     return resample(samples, header.rate, rate).astype(np.float32)
 
 
@@ -89,19 +96,18 @@ def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 
 
 def _read_header(file: BinaryIO, size: int) -> WavHeader:
-    start = file.read(12)
-    if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-        raise WavError("it is no WAV file" if start else "the file is empty")
+    magic = file.read(12)
+    if magic[:4] != b"RIFF" or magic[8:] != b"WAVE":
+        raise WavError("it is no WAV file" if magic else "the file is empty")
     form: tuple[int, int, int, int] | None = None
     while True:
         name, length = struct.unpack("<4sI", file.read(8))
         if name == b"data":
             break
+        start = file.tell()
         if name == b"fmt ":
-            form = _read_format(file.read(length))
-        else:
-            file.seek(length, os.SEEK_CUR)
-        file.seek(length % 2, os.SEEK_CUR)
+            form = _read_format(file.read(min(length, FORMAT_BYTES)))
+        file.seek(start + length + length % 2)
     if form is None:
         raise WavError("its header does not say how samples are encoded")
     encoding, channels, rate, bits = form
@@ -124,7 +130,7 @@ def _read_format(content: bytes) -> tuple[int, int, int, int]:
         (encoding,) = struct.unpack("<H", content[24:26])
     if bits not in BITS.get(encoding, ()):
         raise WavError(f"it has the encoding {encoding:#06x} with {bits} bits; convert it to 16-bit PCM")
-    if not channels or not rate:
+    if not channels or not RATES[0] <= rate <= RATES[1]:
         raise WavError(f"its header says {channels} channels and {rate} samples per second")
     return encoding, channels, rate, bits
 
@@ -132,7 +138,8 @@ def _read_format(content: bytes) -> tuple[int, int, int, int]:
 def _decode(content: bytes, header: WavHeader) -> np.ndarray:
     """float32 [samples of all channels]."""
     if header.encoding == FLOAT:
-        return np.frombuffer(content, f"<f{header.bits // 8}").astype(np.float32)
+        with np.errstate(over="ignore"):  # becomes infinite, which `read_wav` refuses
+            return np.frombuffer(content, f"<f{header.bits // 8}").astype(np.float32)
     if header.bits == 8:
         return (np.frombuffer(content, np.uint8).astype(np.float32) - 128) / 128
     if header.bits == 24:  # as the high bytes of 32 bits

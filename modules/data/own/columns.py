@@ -180,7 +180,8 @@ def _describe(column: pd.Series, max_categories: int, max_words: int) -> dict[st
         finite = numbers[np.isfinite(numbers)]
         if not len(finite):
             return None
-        mean, std = _round(float(finite.mean())), _round(float(finite.std()))
+        with np.errstate(over="ignore"):
+            mean, std = _round(float(finite.mean())), _round(float(finite.std()))
         is_missing = len(finite) < len(column)
         return {"mean": mean, "std": std or 1.0, **({"may_be_missing": True} if is_missing else {})}
     counts = present.map(to_text).value_counts()
@@ -226,8 +227,18 @@ def describe_target(table: pd.DataFrame, train: pd.DataFrame, name: str, kind: s
 
 
 def sorted_classes(target: pd.Series) -> list[str]:
-    """The names of the classes: numbers by size, texts by alphabet."""
-    return [to_text(value) for value in sorted(target.unique())]
+    """The names of the classes: numbers by size, then texts by alphabet.
+
+    Raises:
+        ValueError: they are lists, for example.
+    """
+    try:
+        values = sorted(target.unique(), key=lambda value: (isinstance(value, str), value))
+    except TypeError as err:  # lists, or a number and a time
+        raise ValueError(
+            f"data.target={target.name!r} has values that are no classes ({err}); name another column"
+        ) from err
+    return list(dict.fromkeys(map(to_text, values)))
 
 
 def to_text(value: Any) -> str:
@@ -239,7 +250,11 @@ def as_numbers(column: pd.Series) -> np.ndarray:
     """The numbers of a column, float64 [rows]; true is 1 and false 0; nan for all that is no number."""
     if column.dtype != bool and not pd.api.types.is_numeric_dtype(column):
         column = column.map(lambda value: {"true": 1, "false": 0}.get(str(value).lower(), value))
-    return np.asarray(pd.to_numeric(column, errors="coerce").to_numpy(np.float64))
+    try:
+        numbers = pd.to_numeric(column, errors="coerce")
+    except OverflowError:  # a whole number of more than 308 digits
+        numbers = pd.to_numeric(column.map(lambda value: str(value) + ".0" * isinstance(value, int)), errors="coerce")
+    return np.asarray(numbers.to_numpy(np.float64))
 
 
 def to_numbers(column: pd.Series, shown: str) -> np.ndarray:

@@ -30,6 +30,8 @@ from modules.data.own.skipping import OnBadExample, check_on_bad_example, warn_s
 from modules.data.own.table_files import flatten_row, hash_table, read_rows
 from modules.data.tensors import TensorSplit, check_at_least, check_split
 
+FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+
 
 class DataTable:
     """A table in a file of CSV or JSON lines, or in a folder that `datasets` of Hugging Face saved; see `read_rows`.
@@ -261,5 +263,9 @@ def _encode(name: str, table: pd.DataFrame, column: Mapping[str, Any]) -> np.nda
         )
     is_missing = ~np.isfinite(numbers)
     scaled = np.where(is_missing, 0.0, (numbers - column["mean"]) / column["std"])
+    if (is_huge := np.abs(scaled) > FLOAT32_MAX).any():
+        raise ValueError(
+            f"column {name!r} has the number {numbers[is_huge][0]:g}, too large beside those of training rows; correct it"
+        )
     both = [scaled, is_missing] if column.get("may_be_missing") else [scaled]
     return np.stack(both, axis=1).astype(np.float32)

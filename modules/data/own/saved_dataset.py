@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 STATE: Final = "state.json"
 NAMES: Final = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -66,33 +69,61 @@ def read_arrow(files: Sequence[Path]) -> pd.DataFrame:
         try:
             with pa.memory_map(str(file)) as source:
                 tables.append(pa.ipc.open_stream(source).read_all())
-        except (pa.ArrowInvalid, OSError) as err:
+            tables[-1].validate(full=True)  # a damaged length would end the process when the cells are read
+        except (pa.ArrowException, OSError) as err:
             raise ValueError(f"{file.name} is no Arrow file of datasets: {err}") from err
     whole = pa.concat_tables(tables)
     is_nested = any(pa.types.is_nested(each.type) for each in whole.schema)
     table = pd.DataFrame(whole.to_pylist(), columns=whole.column_names) if is_nested else whole.to_pandas()
-    for name, classes in _find_classes(whole.schema.metadata or {}).items():
-        table[name] = [classes[number] if pd.notna(number) and number >= 0 else None for number in table[name]]
+    for name, classes in _find_classes(whole.schema).items():
+        numbers = whole.column(name).to_pylist()  # pandas makes floats of those beside a missing one
+        if max(filter(None, numbers), default=0) >= len(classes):
+            raise ValueError(
+                f"column {name!r} has a class of the number {max(filter(None, numbers))}, but {len(classes)} names"
+            )
+        table[name] = [None if number is None or number < 0 else classes[number] for number in numbers]
     return table
 
 
-def _find_classes(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
-    """The names of the classes of each column that has classes."""
-    features: Any = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return {
-        name: feature["names"]
-        for name, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-    }
+def _find_classes(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of the classes of each column of whole numbers that has classes.
+
+    Raises:
+        ValueError: the description in the file is damaged.
+    """
+    import pyarrow as pa
+
+    try:
+        features: Any = (
+            json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        )
+        named = {
+            name: [str(each) for each in feature["names"]]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+        }
+    except (ValueError, AttributeError, TypeError, RecursionError) as err:
+        raise ValueError(f"its description of the columns is damaged ({err})") from err
+    whole_numbers = {
+        each.name for each in schema if pa.types.is_integer(each.type) and schema.get_field_index(each.name) >= 0
+    }  # the index is -1 for a name that two columns have
+    return {name: classes for name, classes in named.items() if name in whole_numbers}
 
 
 def _find_in(folder: Path) -> list[Path]:
     if (folder / STATE).is_file():
         try:
-            names = [each["filename"] for each in json.loads((folder / STATE).read_text("utf-8"))["_data_files"]]
-        except (ValueError, KeyError, TypeError) as err:
-            raise ValueError(f"{folder / STATE} cannot be read ({err})") from err
-        return [folder / Path(name).name for name in names]
+            state = json.loads((folder / STATE).read_text("utf-8"))
+            files = [folder / Path(each["filename"]).name for each in state["_data_files"]]
+            missing = [file.name for file in files if not file.is_file()]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
+            raise ValueError(f"{folder / STATE} cannot be read ({err}); save the data set again") from err
+        if missing or not files:
+            raise ValueError(
+                f"{folder} lacks {repr(missing[0]) if missing else 'files'}, which {STATE} must name; copy the whole folder, or "
+                "save the data set again"
+            )
+        return files
     if found := _list_split(folder, "train"):
         return found
     below = {file.parent for file in folder.rglob("*.arrow")}

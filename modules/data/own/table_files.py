@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import hashlib
 import io
 import json
 import lzma
+import sys
 import warnings
 import zipfile
 import zlib
@@ -26,7 +28,16 @@ SNIFFED: Final = 2**16
 SEPARATORS: Final = ",;\t|"
 ENCODING: Final = "utf-8-sig"
 SKIP: Final = "set data.on_bad_example=skip to train without such rows"
-OPENERS: Final[dict[bytes, Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7z": lzma.open}
+ZIP: Final = b"PK\x03\x04"
+OPENERS: Final[dict[bytes, Any]] = {b"\x1f\x8b\x08": gzip.open, b"\xfd7zXZ\0": lzma.open} | {
+    b"BZh%d1AY&SY" % level: bz2.open for level in range(1, 10)
+}
+"""By the first bytes, long enough that no name of a column is taken for them, such as ``PK``."""
+UNREADABLE: Final = (
+    OSError, ValueError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, csv.Error,
+    pd.errors.ParserError, pd.errors.ParserWarning,
+)  # fmt: skip
+"""What the readers raise; a `RuntimeError` is that of a ZIP file with a password or an unknown method."""
 
 
 class Rows:
@@ -50,25 +61,22 @@ def read_rows(path: Path, on_bad_example: str = "error") -> Rows:
     is_skipping = on_bad_example == "skip"
     try:
         if files := find_arrow_files(path):
-            return Rows(_flatten(read_arrow(files)))
+            return _check_names(Rows(_flatten(read_arrow(files))))
         with _open(path) as file:
             start = file.read(SNIFFED)
-        if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        text = start.removeprefix(codecs.BOM_UTF8).lstrip()
+        if text.startswith(b"{"):
             return _read_json_lines(path, is_skipping=is_skipping)
-        return _read_csv(path, start, is_skipping=is_skipping)
+        if text.startswith(b"[") and text[1:].lstrip().startswith(b"{"):
+            raise ValueError("it is one JSON list, instead of one object in each line")
+        return _check_names(_read_csv(path, start, is_skipping=is_skipping))
     except _BadLineError as err:
         raise ValueError(f"{path}, {err}; correct it, or {SKIP}") from err
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        zlib.error,
-        lzma.LZMAError,
-        pd.errors.ParserError,
-        pd.errors.ParserWarning,
-    ) as err:
+    except UNREADABLE as err:
         reason = " ".join(str(err).split()) or type(err).__name__
-        raise ValueError(f"{path} cannot be read as a table ({reason}); save it as CSV in UTF-8, or {SKIP}") from err
+        is_line = isinstance(err, pd.errors.ParserError | pd.errors.ParserWarning | UnicodeDecodeError)
+        hint = f"save it as CSV in UTF-8, or {SKIP}" if is_line and not is_skipping else "correct it"
+        raise ValueError(f"{path} cannot be read as a table ({reason}); {hint}") from err
 
 
 def hash_table(path: Path) -> str:
@@ -105,14 +113,23 @@ def _flatten(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([flatten_row(row) for row in table.to_dict("records")]) if is_nested else table
 
 
+def _check_names(rows: Rows) -> Rows:
+    names = rows.table.columns
+    if (again := names[names.duplicated()]).size:
+        raise ValueError(f"two columns have the name {again[0]!r}")
+    return rows
+
+
 def _open(path: Path) -> IO[bytes]:
     """The content of a file, decompressed."""
     with path.open("rb") as file:
-        start = file.read(3)
-    if start.startswith(b"PK"):
+        start = file.read(10)
+    if start.startswith(ZIP):
         with zipfile.ZipFile(path) as archive:
-            (name,) = archive.namelist()
-            return io.BytesIO(archive.read(name))
+            names = archive.namelist()
+            if len(names) != 1:
+                raise ValueError(f"the ZIP file holds {len(names)} files instead of one")
+            return io.BytesIO(archive.read(names[0]))
     opened: IO[bytes] = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), open)(path, "rb")
     return opened
 
@@ -127,6 +144,8 @@ def _read_json_lines(path: Path, *, is_skipping: bool) -> Rows:
                 row = json.loads(line.decode(ENCODING))
                 if not isinstance(row, dict):
                     raise ValueError(f"it is of the type {type(row).__name__}")
+                if rb"\u" in line:
+                    json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no text
                 rows.append(flatten_row(row))
             except (ValueError, RecursionError) as err:
                 if not is_skipping:
@@ -138,12 +157,11 @@ def _read_json_lines(path: Path, *, is_skipping: bool) -> Rows:
 
 def _read_csv(path: Path, start: bytes, *, is_skipping: bool) -> Rows:
     separator, skipped = _guess_separator(start), list[str]()
-    source: Path | io.StringIO = path
+    whole = io.StringIO()
     if is_skipping:
-        source = io.StringIO()
-        csv.writer(source, delimiter=separator).writerows(_whole_rows(path, separator, skipped))
-        source.seek(0)
-    with warnings.catch_warnings():
+        csv.writer(whole, delimiter=separator).writerows(_whole_rows(path, separator, skipped))
+        whole.seek(0)
+    with warnings.catch_warnings(), whole if is_skipping else _open(path) as source:
         warnings.simplefilter("error", pd.errors.ParserWarning)  # of a row with more cells than there are names
         table = pd.read_csv(source, sep=separator, encoding=ENCODING, skipinitialspace=True, index_col=False)
     table.columns = [str(name).strip() for name in table.columns]
@@ -152,6 +170,7 @@ def _read_csv(path: Path, start: bytes, *, is_skipping: bool) -> Rows:
 
 def _whole_rows(path: Path, separator: str, skipped: list[str]) -> Iterator[list[str]]:
     """The rows that have no more cells than the first, in UTF-8; adds the lines of others to ``skipped``."""
+    csv.field_size_limit(sys.maxsize)  # else 131,072 letters
     with io.TextIOWrapper(_open(path), encoding=ENCODING, errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
         width = None

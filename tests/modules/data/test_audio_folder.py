@@ -34,7 +34,7 @@ def save(path: Path, content: bytes, form: int, bits: int, channels: int = 1, ra
     """A WAV file by hand, with a chunk of odd length that a reader must pass over."""
     frame = channels * bits // 8
     parts = struct.pack("<4sI3sx", b"note", 3, b"abc")
-    head = struct.pack("<4sIHHIIHH", b"fmt ", 16, form, channels, rate, rate * frame, frame, bits)
+    head = struct.pack("<4sIHHIIHH", b"fmt ", 16, form, channels, rate, min(rate * frame, 2**32 - 1), frame, bits)
     parts = b"WAVE" + head + parts + struct.pack("<4sI", b"data", len(content)) + content
     path.write_bytes(struct.pack("<4sI", b"RIFF", len(parts)) + parts)
     return path
@@ -87,7 +87,9 @@ def test_a_file_that_is_no_recording_says_why(tmp_path: Path) -> None:
     good = save(tmp_path / "good.wav", TONE.astype("<f4").tobytes(), 3, 32).read_bytes()
     broken = {
         b"": "the file is empty", b"text": "it is no WAV file", good[:-9]: "it is truncated: it has 3,191 of 3,200 bytes",
-        good[:30]: "its header is truncated", good.replace(b"data\x80\x0c\0\0", b"data\x01\0\0\0"): "it has no sound",
+        good[:30]: "its header is truncated",
+        good.replace(b"fmt \x10\0\0\0", b"fmt \xfe\xff\xff\xff"): "its header is truncated",
+        good.replace(b"data\x80\x0c\0\0", b"data\x01\0\0\0"): "it has no sound",
     }  # fmt: skip
     for content, reason in broken.items():
         (tmp_path / "x.wav").write_bytes(content)
@@ -95,8 +97,12 @@ def test_a_file_that_is_no_recording_says_why(tmp_path: Path) -> None:
             read_header(tmp_path / "x.wav")
     with pytest.raises(WavError, match="encoding 0x0055 with 16 bits; convert it to 16-bit PCM"):
         read_header(save(tmp_path / "x.wav", b"\0" * 8, 0x55, 16))
-    with pytest.raises(WavError, match="no finite numbers"):
-        read_wav(save(tmp_path / "x.wav", np.full(9, np.nan, "<f4").tobytes(), 3, 32), 8000)
+    for sample in (np.nan, -np.inf, 3e38, -1e20, 1e300):  # the energy of a large one is infinite
+        with pytest.raises(WavError, match="no numbers from"):
+            read_wav(save(tmp_path / "x.wav", np.full(9, sample, "<f8").tobytes(), 3, 64), 8000)
+    for rate in (0, 1, 999, 768_001, 2**32 - 1):  # resampling would need terabytes
+        with pytest.raises(WavError, match=f"{rate} samples per second"):
+            read_header(save(tmp_path / "x.wav", b"\0" * 8, 1, 16, rate=rate))
     with pytest.raises(WavError, match="it is not a file"):
         read_header(tmp_path)
 

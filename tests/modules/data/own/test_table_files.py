@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
 from experiments.tracking.model.raw_inputs import _make_example_rows
-from modules.data.base import ComponentWarning, UserInputError
+from modules.data.base import ComponentWarning, DataError, UserInputError
 from modules.data.own.columns import find_auto_values
 from modules.data.own.data_table import DataTable
 from modules.data.own.json_rows import to_json_rows
@@ -108,3 +111,102 @@ def test_a_line_that_is_no_row_is_an_error_or_skipped(tmp_path: Path) -> None:
     rows = read_rows(tmp_path / "x.csv", "skip")
     assert (rows.skipped, len(rows.table)) == (("line 9", "line 32"), 29)
     assert rows.table["a"].dtype == float
+
+
+LINES = "".join(f"{n}.5,{'xy'[n % 2]}\n" for n in range(30))
+ZIPPED = io.BytesIO()
+with zipfile.ZipFile(ZIPPED, "w") as archive:
+    archive.writestr("a.csv", "a,label\n" + LINES)
+    archive.writestr("b.csv", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a ,a,label\n" + "1,2,x\n" * 9, r"two columns have the name 'a'"),
+        ('[{"a": 1, "label": "x"}]', "one JSON list"),
+        (ZIPPED.getvalue(), "the ZIP file holds 2 files instead of one"),
+        (ZIPPED.getvalue()[:-9], "cannot be read as a table"),
+        ("a,label\n1e308,x\n-1e308,y\n" + LINES, r"column 'a' has the number -?1e\+308, too large"),
+        ('{"a": "\\ud800", "label": "x"}\n', "line 1 is no JSON object .*surrogates"),
+        ('{"a": 1, "label": ["x"]}\n' * 9, "data.target='label' has values that are no classes"),
+    ],
+    ids=range(7),
+)
+def test_other_faults_of_a_table_are_named(tmp_path: Path, content: str | bytes, message: str) -> None:
+    (tmp_path / "x.csv").write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises((ValueError, DataError), match=message):
+        DataTable(**describe(tmp_path / "x.csv")).load("train")
+
+
+@pytest.mark.parametrize("start", ["PK", "BZ", "BZh9", '"' + "x" * 140_000 + '"'], ids=["PK", "BZ", "BZh9", "long"])
+def test_any_name_of_a_column_is_read(tmp_path: Path, start: str) -> None:
+    (tmp_path / "x.csv").write_text(f"{start},label\n{LINES}")
+    for on_bad_example in ("error", "skip"):
+        assert read_rows(tmp_path / "x.csv", on_bad_example).table.shape == (30, 2)
+
+
+def test_a_target_of_numbers_and_texts_or_of_huge_numbers_is_read(tmp_path: Path) -> None:
+    labels = [1, "1", "b", True]
+    rows = [{"a": n, "label": labels[n % 4]} for n in range(40)]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert describe(tmp_path / "x.jsonl")["classes"] == ["1", "b"]
+    (tmp_path / "y.jsonl").write_text("\n".join(f'{{"a": 1, "label": {"9" * 400}}}' for _ in rows))
+    with pytest.raises(ValueError, match="which is not a finite number"):
+        describe(tmp_path / "y.jsonl", kind="regression")
+
+
+DAMAGED = "description of the columns is damaged"
+NAMES = {"label": {"_type": "ClassLabel", "names": ["no", "yes"]}}
+
+
+def save_arrow(folder: Path, label: Any, description: Any) -> None:
+    table = pa.table({"a": [n / 2 for n in range(len(label))], "label": label})
+    text = description if isinstance(description, str) else json.dumps({"info": {"features": description}})
+    table = table.replace_schema_metadata({b"huggingface": text.encode()})
+    with pa.OSFile(str(folder / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
+
+
+@pytest.mark.parametrize(
+    ("label", "description", "expected"),
+    [
+        ([None, 0, 1] * 9, NAMES, ["no", "yes"]), (["x", "y"] * 9, NAMES, ["x", "y"]),
+        ([0, 1] * 9, {"other": NAMES["label"]}, ["0", "1"]),
+        ([0, 2] * 9, NAMES, "a class of the number 2, but 2 names"), ([0, 1] * 9, "[]", DAMAGED),
+        ([0, 1] * 9, "[" * 100_000, DAMAGED), ([0, 1] * 9, [1], DAMAGED),
+        ([0, 1] * 9, {"label": {"_type": "ClassLabel", "names": 5}}, DAMAGED),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_descriptions_of_classes_are_followed_or_refused(
+    tmp_path: Path, label: list[Any], description: Any, expected: list[str] | str
+) -> None:
+    save_arrow(tmp_path, label, description)
+    if isinstance(expected, list):
+        assert describe(tmp_path)["classes"] == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            describe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "[]",
+        "[" * 100_000,
+        '{"_data_files": []}',
+        '{"_data_files": [{"filename": 5}]}',
+        '{"_data_files": [{"filename": ".."}]}',
+        '{"_data_files": [{"filename": "b.arrow"}]}',
+        '{"_data_files": [{"filename": "' + "x" * 300 + '"}]}',
+        '{"_data_files": [{"filename": "\\ud800\\u0000"}]}',
+    ],
+    ids=range(8),
+)
+def test_a_damaged_list_of_files_is_refused(tmp_path: Path, state: str) -> None:
+    save_arrow(tmp_path, [0, 1] * 9, NAMES)
+    (tmp_path / "state.json").write_text(state)
+    with pytest.raises(ValueError, match=r"state.json cannot be read|lacks .*copy the whole folder"):
+        describe(tmp_path)
