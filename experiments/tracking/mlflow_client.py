@@ -14,7 +14,8 @@ from experiments.core.runs_dir import make_ignored
 from experiments.run import journal
 from experiments.tracking import sqlite_store, store_uri
 from experiments.tracking.trackers.base import StoredRun
-from experiments.trial.parameters import MAX_TAG, clean_key, mask_password
+from experiments.tracking.trackers.mlflow_metric import make_metric_name
+from experiments.trial.parameters import MAX_TAG, mask_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -263,7 +264,7 @@ class Store:
         from mlflow.entities import Metric
 
         points = [
-            Metric(clean_key(key), value, to_ms(event["time"]), event["step"])
+            Metric(make_metric_name(key), value, to_ms(event["time"]), event["step"])
             for event in events
             for key, value in event["metrics"].items()
         ]

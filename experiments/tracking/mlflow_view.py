@@ -18,6 +18,7 @@ from experiments.sweep.space_parser import parse
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.sweep.templates import read_templates
 from experiments.tracking.store_uri import StoreError, is_server, resolve_store, strip_login
+from experiments.tracking.trackers.mlflow_metric import make_metric_name
 from experiments.trial.parameters import clean_key
 
 TAG = "mlflow.sharedViewState."
@@ -92,7 +93,7 @@ def make_search(spec: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
 
 def _value_column(spec: Mapping[str, Any]) -> str:
     """The column of the value that ranks the trials; that of the metric itself shows the last point of its curve."""
-    return f"metrics.`{clean_key(delivered_name(spec['metric']))}`"
+    return f"metrics.`{make_metric_name(delivered_name(spec['metric']))}`"
 
 
 def make_filter(sweep_key: str) -> str:
@@ -102,8 +103,8 @@ def make_filter(sweep_key: str) -> str:
 
 def make_charts(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Make the charts: parallel coordinates, one scatter plot per key, a contour plot, then curves."""
-    metric, swept, numbers = clean_key(spec["metric"]), list_swept_keys(spec), list_numeric_keys(spec)
-    ranked = clean_key(delivered_name(spec["metric"]))
+    metric, swept, numbers = make_metric_name(spec["metric"]), list_swept_keys(spec), list_numeric_keys(spec)
+    ranked = make_metric_name(delivered_name(spec["metric"]))
     value = {"key": ranked, "type": "METRIC"}
     charts: list[dict[str, Any]] = []
     if common := list_common_keys(spec):

@@ -26,7 +26,7 @@ from experiments.run.metrics import DELIVERED, DELIVERED_STEP, delivered_value, 
 from experiments.sweep.status.progress import read_progress
 from experiments.sweep.sweep import Sweep
 from experiments.tracking.sweep_sync import sync_all
-from experiments.trial.parameters import clean_key
+from experiments.tracking.trackers.mlflow_metric import make_metric_name
 from experiments.trial.trial import Trial
 from tests.support import ledgers
 from tests.support.recorded_sweeps import make_swept, start_trial
@@ -196,7 +196,7 @@ def check_mlflow(runs_dir: Path, run: Recorded) -> None:
         name: None if is_nan else value
         for name, value, is_nan in sql(runs_dir / "mlflow.db", f"{query} where t.key = 'lathe.run_key' and t.value = '{key}'")
     }  # fmt: skip
-    assert {name: stored[clean_key(name)] for name in run.points} == {
+    assert {name: stored[make_metric_name(name)] for name in run.points} == {
         name: plain(value) for name, value in run.final().items()
     }
 

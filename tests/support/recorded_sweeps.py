@@ -12,6 +12,7 @@ import yaml
 
 from experiments.run import journal
 from experiments.sweep.sweep import Sweep
+from experiments.tracking.trackers.mlflow_metric import make_metric_name
 from tests.support import ledgers
 from tests.support.stores import sql
 
@@ -102,9 +103,9 @@ def read_parent_status(runs_dir: Path, name: str = "probe") -> str:
 
 
 def read_journal_points(sweep: Sweep) -> list[tuple[str, str, int, float]]:
-    """Every point of every trial's journals, once: trial, metric, step, value."""
+    """Every point of every trial's journals, once: trial, metric as MLflow names it, step, value."""
     return sorted(
-        (entry.id, key, event["step"], value)
+        (entry.id, make_metric_name(key), event["step"], value)
         for entry in sweep.ledger().read().entries.values()
         for event in journal.replay(sweep.folder / entry.id)
         if event["event"] == "metrics"
@@ -115,4 +116,4 @@ def read_journal_points(sweep: Sweep) -> list[tuple[str, str, int, float]]:
 def read_stored_points(runs_dir: Path, database: str = "mlflow.db") -> list[tuple[str, str, int, float]]:
     """The same points as they are in the store, without the ones that come from the ledger."""
     query = "select t.value, m.key, m.step, m.value from metrics m join tags t using (run_uuid) where t.key = 'lathe.trial_id'"
-    return sorted(sql(runs_dir / database, f"{query} and m.key != 'cost/queue_wait_s'"))
+    return sorted(sql(runs_dir / database, f"{query} and m.key != 'system/cost_queue_wait_s'"))

@@ -57,7 +57,7 @@ def start_attempt(trial: Trial, number: int = 1, step: int = 0) -> Journal:
 
 def log_steps(journal: Journal, steps: range, offset: float = 0.0) -> None:
     for step in steps:
-        journal.metrics(step, {"train/loss_nats": step + offset, "perf/step_time_s": 0.5})
+        journal.metrics(step, {"train/loss_nats": step + offset, "train/time_s": 0.5})
 
 
 def write_outcome(trial: Trial, status: str = "finished", number: int = 1) -> None:
@@ -93,7 +93,7 @@ def read_tags(runs_dir: Path) -> dict[str, str]:
 
 def make_expected_metrics(steps: range) -> list[tuple[Any, ...]]:
     loss = [("train/loss_nats", step, float(step)) for step in steps]
-    return [("perf/step_time_s", step, 0.5) for step in steps] + loss
+    return loss + [("train/time_s", step, 0.5) for step in steps]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.run import journal
 from experiments.tracking.mlflow_client import Store, get_store_errors, to_ms
-from experiments.trial.parameters import clean_key
+from experiments.tracking.trackers.mlflow_metric import make_metric_name
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -200,7 +200,7 @@ class ModelStore:
         }:  # MLflow takes it only once
             return
         metrics = [
-            Metric(clean_key(key), value, to_ms(event["time"]), event["step"], model_id=model_id, run_id=run_id)
+            Metric(make_metric_name(key), value, to_ms(event["time"]), event["step"], model_id=model_id, run_id=run_id)
             for event in about.points
             for key, value in event["metrics"].items()
         ]

@@ -66,7 +66,7 @@ def test_runs_are_synced_to_a_server_with_a_login(tmp_path: Path, monkeypatch: p
         log_in(monkeypatch, ADMIN, PASSWORD)
         summary = sync_all(runs_dir)
         assert (summary.runs, summary.failures) == (2, ())
-        assert sql(served / "mlflow.db", "select count(*) from metrics where key = 'perf/step_time_s'") == [(1200,)]
+        assert sql(served / "mlflow.db", "select count(*) from metrics where key = 'train/time_s'") == [(1200,)]
         add_reader(address)
         log_in(monkeypatch, READER, PASSWORD)
         other = make_run(runs_dir, "reader", store=store)

@@ -20,6 +20,7 @@ from experiments.run.state import is_process_alive
 from experiments.tracking import follow_run
 from experiments.tracking.mlflow_client import make_store_error
 from experiments.tracking.run_sync import RunSync
+from experiments.tracking.trackers.mlflow_metric import make_metric_name
 from experiments.trial.trial import Trial
 from tests.support.preloaded import Preloaded, make_command
 from tests.support.stores import (
@@ -206,7 +207,10 @@ def test_run_whose_server_dies_finishes_and_is_synced_later(
         )
     assert (done.returncode, done.stderr) == (0, "")
     points = [
-        (key, event["step"]) for event in replay(folder) if event["event"] == "metrics" for key in event["metrics"]
+        (make_metric_name(key), event["step"])
+        for event in replay(folder)
+        if event["event"] == "metrics"
+        for key in event["metrics"]
     ]
     assert sql(served_store, "select key, step from metrics order by key, step") == sorted(points)
     assert sql(served_store, "select status from runs") == [("FINISHED",)]

@@ -56,6 +56,16 @@ def test_charts_follow_from_the_spec() -> None:
     assert {chart["metricSectionId"] for chart in made} == set(mlflow_view.SECTIONS)
 
 
+@pytest.mark.parametrize(
+    ("metric", "stored"),
+    [("perf/samples_per_s", "system/perf_samples_per_s"), ("async/stale_fraction/0", "system/async_stale_fraction_0")],
+)
+def test_metric_of_the_machine_is_a_system_metric_of_mlflow(metric: str, stored: str) -> None:
+    state = mlflow_view.make_view_state({**SPEC, "metric": metric}, "key")
+    assert state["orderByKey"] == f"metrics.`{stored}`"
+    assert select_type(state["compareRunCharts"], "LINE")[0]["metricKey"] == stored
+
+
 def test_nested_key_is_not_an_axis_of_parallel_coordinates() -> None:
     made = charts(space=SPACE)
     assert select_type(made, "PARALLEL")[0]["selectedParams"] == ["optimizer.lr", "model"]

@@ -142,7 +142,9 @@ def test_sweep_and_runs_of_nodes_without_network_are_synced_later(
     summary = sync_all(tmp_path)
     assert (summary.runs, summary.failures) == (3, ())
     query = "select t.value, m.key, m.step, m.value from metrics m join tags t using (run_uuid) where t.key = 'lathe.trial_id'"
-    stored = [row for row in server.sql(database, query) if not row[1].startswith("cost/")]  # these the ledger tells
+    stored = [
+        row for row in server.sql(database, query) if not row[1].startswith("system/cost_")
+    ]  # these the ledger tells
     assert sorted(row for row in stored if row[0] != "a1b2c3") == read_journal_points(sweep)
     assert len(stored) == 60 + len(read_journal_points(sweep))
     (view,) = server.sql(database, "select value from experiment_tags where key like 'mlflow.sharedViewState.%'")

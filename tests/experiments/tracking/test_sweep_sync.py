@@ -191,13 +191,13 @@ def test_queue_time_of_a_trial_is_logged_once_when_it_ends(runs_dir: Path) -> No
     for state in ("pending", "finished"):
         start_trial(sweep, trial)
         SweepSync(sweep).sync()
-        assert not curve_of(runs_dir, "cost/queue_wait_s")
+        assert not curve_of(runs_dir, "system/cost_queue_wait_s")
         ledgers.end_trial(sweep, trial, state, value=0.5)
     for _ in range(2):
         SweepSync(sweep).sync()
     waited = ledgers.read_entry(sweep, trial).waited_s
     assert waited > 0
-    assert curve_of(runs_dir, "cost/queue_wait_s") == [pytest.approx(waited)]
+    assert curve_of(runs_dir, "system/cost_queue_wait_s") == [pytest.approx(waited)]
 
 
 def curve_of(runs_dir: Path, metric: str) -> list[float]:

@@ -118,7 +118,7 @@ def test_each_point_is_there_once_after_a_kill_a_resume_and_a_lost_progress_file
     (trial.folder / f"sync_{name}.json").unlink()
     sync_run(trial, TRUST)
     expected = make_expected_metrics(range(30))
-    expected += [("perf/step_time_s", step, 0.5) for step in range(30, 35)]
+    expected += [("train/time_s", step, 0.5) for step in range(30, 35)]
     expected += [("train/loss_nats", step, step + 0.25) for step in range(30, 35)]
     assert read(trial.folder) == sorted(expected)
     assert sync_run(trial, TRUST).points == 0
