@@ -13,11 +13,13 @@ from rich.table import Table
 
 from experiments.core.console import make_console
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
 from experiments.core.format import format_bytes, to_json
 from experiments.results.manage.find import find_run_or_sweep
 from experiments.results.remove.dependents import find_dependents
 from experiments.results.remove.removal import UnfinishedError, finish, move_away
 from experiments.results.remove.targets import RemovalTarget, describe_target
+from experiments.sweep.sweep import Sweep
 
 NOTHING_DELETED = "nothing is deleted yet; --yes deletes it"
 
@@ -79,6 +81,11 @@ def _find_targets(names: Sequence[str], runs_dir: Path, *, force: bool) -> list[
     for name in names:
         try:
             found = find_run_or_sweep(name, runs_dir)
+            if isinstance(found, Sweep) and user_path(name).name != found.folder.name:
+                # After the removal of `lr`, a second one must not find `lr2`.
+                raise InputError(
+                    [f"'{name}' is only the beginning of a name; write `{found.folder.name}` to delete that sweep"]
+                )
             targets[found.folder] = describe_target(found, runs_dir, force=force)
         except InputError as err:
             problems += err.problems

@@ -85,6 +85,8 @@ def test_a_sweep_is_deleted_with_the_mlflow_runs_of_its_trials(runs: Path, runs_
         file.write("hardware: {nodes: 1}\n")
     assert main(["rm", "b00000000001"]) == 2
     assert "is a trial of sweep 'probe', whose table and report need it" in capsys.readouterr().err
+    assert main(["rm", "prob", "--yes"]) == 2
+    assert "'prob' is only the beginning of a name; write `probe` to delete that sweep" in capsys.readouterr().err
     assert main(["rm", "probe", "--yes"]) == 0
     assert "sweep probe with 2 trials" in " ".join(capsys.readouterr().out.split())
     assert not sweep.folder.exists()
