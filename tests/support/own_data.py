@@ -104,6 +104,14 @@ def write_saved_dataset(
     return saved
 
 
+def write_pairs(folder: Path, num_rows: int = 40) -> Path:
+    """A table with questions and answers."""
+    path = folder / "pairs.csv"
+    rows = (f"Who owns house {number}?,Owner {number} does.\n" for number in range(num_rows))
+    path.write_text("question,answer\n" + "".join(rows))
+    return path
+
+
 def write_all(folder: Path) -> dict[str, list[str]]:
     """Write all; returns the overrides that go with each option of the group `data`."""
     return {
@@ -120,6 +128,14 @@ def write_all(folder: Path) -> dict[str, list[str]]:
             f"data.path={write_saved_dataset(folder)}",
             "data.target=label",
             "model=mlp",
+            "batch_size_global=4",
+        ],
+        "text_pairs": [
+            f"data.path={write_pairs(folder)}",
+            "data.source=question",
+            "data.target=answer",
+            "model=seq2seq_attention",
+            "evaluator=perplexity",
             "batch_size_global=4",
         ],
         "audio_folder": [f"data.folder={write_sounds(folder)}", "data.num_bands=8", "batch_size_global=4"],

@@ -140,7 +140,7 @@ def see_the_parent_and_a_trial(driver: WebDriver, sweep: Sweep, address: str) ->
     driver.set_window_size(1300, 1200)
     driver.get(f"{runs}/{trial}/model-metrics?workflowType=machine_learning")
     driver.refresh()
-    shows(driver, "perf (", "val (", "train (")
+    shows(driver, "val (", "train (")
     box = driver.find_element(By.CSS_SELECTOR, "input[placeholder='Search metric charts']")
     box.send_keys("train/loss|val/")
     shows(driver, "accuracy_top1", "loss_nats")
