@@ -14,6 +14,9 @@ from modules.evaluator.pictures.codes import draw_exciting, draw_map
 from modules.model.base import HasCodes
 
 _CHUNK = 1000
+ONE_CLASS = (
+    "Probe wants one tensor of inputs and one class per example, but the data set gives others; choose another data set"
+)
 
 
 class Probe:
@@ -30,7 +33,7 @@ class Probe:
     def __init__(self, num_train: int = 1000, inverse_regularization: float = 0.3) -> None:
         """
         Args:
-            num_train: the first training examples, whose classes the classifier learns.
+            num_train: training examples, taken evenly from the split, whose classes the classifier learns.
             inverse_regularization: C of scikit-learn's LogisticRegression, on standardised codes.
         """
         if num_train < 2:
@@ -44,7 +47,7 @@ class Probe:
         self._baselines: tuple[Tensor, Tensor, Any, Any] | None = None
 
     def setup(self, data: Data) -> None:
-        self._data = data
+        self._data, self._labelled, self._fitted, self._baselines = data, None, None, None
 
     def update_with_model(self, model: nn.Module, batch: Batch) -> Tensor:
         """Count the examples, and those that the classifiers of codes, principal components and inputs get right.
@@ -58,10 +61,21 @@ class Probe:
                 f"{type(model).__name__} has none; choose another evaluator"
             )
         inputs, targets = batch
-        assert isinstance(inputs, Tensor)
-        assert isinstance(targets, Tensor)
+        if (
+            not isinstance(inputs, Tensor)
+            or not isinstance(targets, Tensor)
+            or targets.dim() != 1
+            or targets.is_floating_point()
+        ):
+            raise ValueError(ONE_CLASS)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self._count(model, inputs, targets)
+
+    def _count(self, model: HasCodes, inputs: Tensor, targets: Tensor) -> Tensor:
         train_inputs, classes = self._examples(inputs.device)
-        codes = model.codes(train_inputs).cpu()
+        codes = model.codes(train_inputs).float().cpu()
+        if not codes.isfinite().all():  # a training that diverged
+            return torch.tensor([float(len(targets)), *[torch.nan] * 3], dtype=torch.float64)
         # The weights change between evaluations, but not within one.
         if self._fitted is None or not torch.equal(self._fitted[0], codes):
             self._fitted = codes, self._fit(codes, classes)
@@ -74,7 +88,7 @@ class Probe:
         mean, components, of_components, of_inputs = self._baselines
         flat, true = inputs.cpu().flatten(1), targets.cpu().numpy()
         guesses = (
-            self._fitted[1].predict(model.codes(inputs).cpu().numpy()),
+            self._fitted[1].predict(model.codes(inputs).float().cpu().numpy()),
             of_components.predict(((flat - mean) @ components).numpy()),
             of_inputs.predict(flat.numpy()),
         )
@@ -87,11 +101,13 @@ class Probe:
 
     def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
         """Return a map of the codes of 1,000 examples in the plane, and the examples that excite units most."""
-        inputs, targets = next(_chunks(split, min(len(split), _CHUNK)))
+        inputs, targets = _take_evenly(split, _CHUNK)
         assert isinstance(model, HasCodes)
         codes = model.codes(inputs)
+        if not codes.isfinite().all():
+            return {}
         files = {"map.png": draw_map(codes, targets)}
-        if inputs.dim() == 4:
+        if inputs.dim() == 4 and inputs.shape[1] in (1, 3):
             files["exciting.png"] = draw_exciting(codes, inputs)
         return files
 
@@ -105,10 +121,10 @@ class Probe:
     def _examples(self, device: torch.device) -> tuple[Tensor, np.ndarray]:
         if self._labelled is None:
             split = self._train()
-            inputs, targets = next(_chunks(split, min(len(split), self.num_train)))
+            inputs, targets = _take_evenly(split, self.num_train)
             if int(targets.min()) == int(targets.max()):
                 raise ValueError(
-                    f"Probe wants at least 2 classes in the first {self.num_train} training examples; raise num_train"
+                    f"Probe wants at least 2 classes in {self.num_train} training examples, taken evenly; raise num_train"
                 )
             self._labelled = inputs, targets.numpy()
         inputs, classes = self._labelled
@@ -133,11 +149,25 @@ class Probe:
         return make_pipeline(StandardScaler(), classifier).fit(features.numpy(), classes)
 
 
+def _take_evenly(split: Split, count: int) -> tuple[Tensor, Tensor]:
+    """Examples from the whole split, which may be sorted by class."""
+    count = min(count, len(split))
+    return _fetch(split, torch.arange(count) * len(split) // count)
+
+
+def _fetch(split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
+    inputs, targets = split.batch(indices, torch.zeros_like(indices))
+    if (
+        not isinstance(inputs, Tensor)
+        or not isinstance(targets, Tensor)
+        or targets.dim() != 1
+        or targets.is_floating_point()
+    ):
+        raise ValueError(ONE_CLASS)
+    return inputs, targets
+
+
 def _chunks(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The examples of a split in order."""
     for first in range(0, len(split), size):
-        indices = torch.arange(first, min(first + size, len(split)))
-        inputs, targets = split.batch(indices, torch.zeros_like(indices))
-        if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor) or targets.dim() != 1:
-            raise ValueError("Probe wants one tensor of inputs and one class per example; choose another data set")
-        yield inputs, targets
+        yield _fetch(split, torch.arange(first, min(first + size, len(split))))

@@ -37,10 +37,10 @@ class Recurrent(nn.Module):
             hidden_size: units.
             cell: "rnn" has tanh; "lstm" and "gru" are torch's; "lstm_written_out" is modules/model/layers/lstm_cell.py.
             num_output_steps: how many of the last time steps have an output; None: the last one, without a dimension for it.
-            forget_bias: added to the initial bias of the LSTM's forget gate.
+            forget_bias: added to the initial bias of the LSTM's forget gate; "lstm_written_out" adds it at every step.
         """
         super().__init__()
-        if min(num_features, num_outputs, hidden_size, num_output_steps or 1) < 1:
+        if min(num_features, num_outputs, hidden_size, 1 if num_output_steps is None else num_output_steps) < 1:
             raise ValueError(
                 f"Recurrent wants num_features, num_outputs, hidden_size and num_output_steps of at least 1, but got "
                 f"{num_features}, {num_outputs}, {hidden_size} and {num_output_steps}"

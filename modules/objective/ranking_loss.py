@@ -12,14 +12,14 @@ from modules.evaluator.search.gain import compute_discounts, compute_gains, comp
 
 
 class RankingLoss:
-    """A loss of scores of documents, a mean over queries; a query whose documents all have the same grade adds 0.
+    """A loss of scores of documents, a mean over queries. In the first two, a query whose documents have one grade adds 0.
 
     ranknet: the mean, over pairs of different grades, of the cross entropy that the better document has the higher score.
     Source: Burges et al. 2005, doi:10.1145/1102351.1102363.
     lambdarank: the sum over these pairs, each weighted by how much nDCG changes if the two change places. Source: Burges 2010,
     MSR-TR-2010-82.
     list_softmax: the cross entropy between the shares of the gains and the softmax of the scores. Source: Cao et al. 2007,
-    doi:10.1145/1273496.1273513 (ListNet).
+    doi:10.1145/1273496.1273513 (ListNet), where the shares are the softmax of scores.
     """
 
     is_component = True

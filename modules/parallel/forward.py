@@ -155,7 +155,9 @@ class MetricAccumulator:
             rows = slice_rows(batch, slice(1 if only_first else None))
             parts.append(evaluator.update_with_model(self.whole, rows))
         self.sizes = [len(part) for part in parts]
-        return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device, torch.float64) for part in parts])
+        # Those of an evaluator that works on the CPU join the metrics of the task, which are on the device of the batch.
+        device = next((leaf.device for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)), parts[0].device)
+        return torch.cat([part.to(device, torch.float64) for part in parts])
 
     def _compute_metrics(self, sums: Tensor) -> dict[str, float]:
         metrics: dict[str, float] = {}

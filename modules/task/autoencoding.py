@@ -29,12 +29,22 @@ class Denoising(Task):
             raise ValueError(f"Denoising wants masking_prob in [0, 1), but got {masking_prob}")
         self.masking_prob = masking_prob
 
+    def check(self, model: nn.Module, batch: Tree) -> None:
+        inputs = batch[0].flatten(1)
+        outputs = model(inputs)
+        if not isinstance(outputs, Tensor) or outputs.shape != inputs.shape:
+            shape = list(outputs.shape) if isinstance(outputs, Tensor) else "a tuple"
+            raise ValueError(
+                f"task Denoising wants a model that returns as many numbers as an example has, {list(inputs.shape)}, but "
+                f"{type(model).__name__} returns {shape}; choose model=autoencoder"
+            )
+
     def loss(self, model: nn.Module, batch: Tree, context: StepContext) -> Loss:
         inputs = batch[0].flatten(1)
         seen = inputs
         if self.masking_prob and context.is_training:
             seen = inputs * (context.rand(*inputs.shape, device=inputs.device) >= self.masking_prob)
-        error = (model(seen) - inputs).square().mean()
+        error = (model(seen).float() - inputs).square().mean()
         return Loss(error, {"mse": error.detach()})
 
     def samples(self, model: nn.Module, batch: Tree, context: StepContext) -> dict[str, Tensor]:
@@ -45,7 +55,7 @@ class Denoising(Task):
 class Variational(Task):
     """Maximises the evidence lower bound of inputs from 0 to 1; the targets of the data are not used.
 
-    Source: Kingma and Welling 2013, arXiv:1312.6114, appendix C.1.
+    Source: Kingma and Welling 2013, arXiv:1312.6114, appendices B and C.1.
     """
 
     is_component = True
@@ -58,10 +68,22 @@ class Variational(Task):
         """
         self.code_size = code_size
 
+    def check(self, model: nn.Module, batch: Tree) -> None:
+        if not isinstance(model, VariationalAutoencoder):
+            raise ValueError(
+                f"task Variational wants a variational autoencoder, but the model is {type(model).__name__}; choose "
+                "model=variational_autoencoder"
+            )
+        size = model(batch[0].flatten(1))[1].shape[1]
+        if size != self.code_size:
+            raise ValueError(
+                f"task.code_size={self.code_size} is not the {size} numbers of the model's code; set task.code_size={size}"
+            )
+
     def loss(self, model: nn.Module, batch: Tree, context: StepContext) -> Loss:
         pixels = batch[0].flatten(1)
         noise = context.randn(len(pixels), self.code_size, device=pixels.device)
-        logits, mean, log_variance = model(pixels, noise)
+        logits, mean, log_variance = (each.float() for each in model(pixels, noise))  # the divergence cancels digits
         restoring = functional.binary_cross_entropy_with_logits(logits, pixels, reduction="none").sum(1).mean()
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
         loss = restoring + divergence

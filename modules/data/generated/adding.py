@@ -13,7 +13,7 @@ from modules.data.tensors import check_at_least
 class Adding(GeneratedProblem):
     """Sequences of numbers from 0 to 1, of which two are marked, one in each half; the target is their sum.
 
-    Who always says 1, the mean, has a mean squared error of 1/6.
+    A model that always returns 1, the mean, has a mean squared error of 1/6.
     Source: Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735, experiment 4; numbers and marks as in Arjovsky et
     al. 2016, arXiv:1511.06464, section 4.2.
     """
@@ -30,7 +30,9 @@ class Adding(GeneratedProblem):
         """
         check_at_least("Adding", 2, num_steps=num_steps)
         if num_features != 2:
-            raise ValueError(f"Adding has num_features=2, the number and its mark, but got {num_features}")
+            raise ValueError(
+                f"Adding has num_features=2, the number and its mark, but got {num_features}; set data.num_features=2"
+            )
         self.num_steps = num_steps
         super().__init__(num_val, num_test)
 

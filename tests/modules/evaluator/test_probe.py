@@ -53,6 +53,30 @@ def test_good_codes_have_a_higher_accuracy_than_principal_components() -> None:
     assert bad["probe_accuracy_pca"] == good["probe_accuracy_pca"]
 
 
+def test_another_data_set_is_learned_anew_and_lower_precision_changes_nothing() -> None:
+    probe, model, batch = Probe(num_train=100), Codes(0), Points().load("test").batch(torch.arange(9), torch.arange(9))
+    probe.setup(Points())
+    expected = probe.update_with_model(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(probe.update_with_model(model, batch), expected)
+    other = Points()
+    other.load = lambda split: TensorSplit(  # type: ignore[method-assign]
+        Points().load(split).inputs, 1 - Points().load(split).targets
+    )
+    probe.setup(other)
+    assert probe.update_with_model(model, batch).tolist()[:2] == [9, 0]
+
+
+def test_codes_that_are_no_numbers_have_no_accuracy() -> None:
+    probe, batch = Probe(), Points().load("test").batch(torch.arange(9), torch.arange(9))
+    probe.setup(Points())
+    diverged = Codes(0)
+    diverged.codes = lambda inputs: torch.full((len(inputs), 1), torch.nan)  # type: ignore[method-assign]
+    metrics = probe.compute_with_model(diverged, probe.update_with_model(diverged, batch))
+    assert metrics["probe_accuracy"] != metrics["probe_accuracy"]
+    assert probe.artifacts(diverged, Points().load("test")) == {}
+
+
 def test_pictures_of_codes() -> None:
     files = Probe().artifacts(Codes(0, 1), Points().load("test"))
     assert list(files) == ["map.png", "exciting.png"]

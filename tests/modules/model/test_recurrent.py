@@ -50,6 +50,8 @@ def test_pictures_of_gates() -> None:
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, but got 2, 0"):
         Recurrent(2, 0, 4, "rnn")
+    with pytest.raises(ValueError, match="num_output_steps of at least 1, but got 2, 1, 4 and 0"):
+        Recurrent(2, 1, 4, "rnn", num_output_steps=0)
     with pytest.raises(ValueError, match="is for an LSTM, but cell=gru"):
         Recurrent(2, 1, 4, "gru", forget_bias=1.0)
     with pytest.raises(ValueError, match="num_output_steps=7, but the sequences have 6 time steps"):
