@@ -63,7 +63,7 @@ class SweepSpec:
     space: Space
     is_name_chosen: bool = True
     """False: the name was made from the keys that vary."""
-    unset: frozenset[str] = field(default=frozenset(), compare=False)
+    unset: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     """Of `metric` and `mode`, those that follow from the experiment, because the spec does not give them."""
 
     @property

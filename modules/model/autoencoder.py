@@ -31,6 +31,7 @@ class Autoencoder(nn.Module):
                 f"{type(self).__name__} wants num_features, hidden_sizes and code_size of at least 1, but got {num_features}, "
                 f"{list(hidden_sizes)} and {code_size}"
             )
+        self.code_size = code_size
         self.encoder = _mlp(num_features, *hidden_sizes, self._num_code_numbers(code_size))
         self.decoder = _mlp(code_size, *reversed(hidden_sizes), num_features)
 

@@ -29,22 +29,19 @@ class Denoising(Task):
             raise ValueError(f"Denoising wants masking_prob in [0, 1), but got {masking_prob}")
         self.masking_prob = masking_prob
 
-    def check(self, model: nn.Module, batch: Tree) -> None:
+    def loss(self, model: nn.Module, batch: Tree, context: StepContext) -> Loss:
         inputs = batch[0].flatten(1)
-        outputs = model(inputs)
+        seen = inputs
+        if self.masking_prob and context.is_training:
+            seen = inputs * (context.rand(*inputs.shape, device=inputs.device) >= self.masking_prob)
+        outputs = model(seen)
         if not isinstance(outputs, Tensor) or outputs.shape != inputs.shape:
             shape = list(outputs.shape) if isinstance(outputs, Tensor) else "a tuple"
             raise ValueError(
                 f"task Denoising wants a model that returns as many numbers as an example has, {list(inputs.shape)}, but "
                 f"{type(model).__name__} returns {shape}; choose model=autoencoder"
             )
-
-    def loss(self, model: nn.Module, batch: Tree, context: StepContext) -> Loss:
-        inputs = batch[0].flatten(1)
-        seen = inputs
-        if self.masking_prob and context.is_training:
-            seen = inputs * (context.rand(*inputs.shape, device=inputs.device) >= self.masking_prob)
-        error = (model(seen).float() - inputs).square().mean()
+        error = (outputs.float() - inputs).square().mean()
         return Loss(error, {"mse": error.detach()})
 
     def samples(self, model: nn.Module, batch: Tree, context: StepContext) -> dict[str, Tensor]:
@@ -74,7 +71,7 @@ class Variational(Task):
                 f"task Variational wants a variational autoencoder, but the model is {type(model).__name__}; choose "
                 "model=variational_autoencoder"
             )
-        size = model(batch[0].flatten(1))[1].shape[1]
+        size = model.code_size
         if size != self.code_size:
             raise ValueError(
                 f"task.code_size={self.code_size} is not the {size} numbers of the model's code; set task.code_size={size}"
