@@ -108,7 +108,7 @@ def sweep(
     trust: Sequence[str] = (),
     new: bool = False,
 ) -> pd.DataFrame:
-    """Run a sweep, wait until it ends, and return its trials. If the same sweep has run before, it goes on.
+    """Run a sweep, wait until it ends, and return its trials. If the same sweep has run before, it is continued.
 
     Example::
 

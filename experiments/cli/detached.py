@@ -1,4 +1,4 @@
-"""`lathe run --detach` and `lathe resume RUN --detach`: a run that goes on without its command and its terminal."""
+"""`lathe run --detach` and `lathe resume RUN --detach`: a run that does not end with its command and its terminal."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def detach(trial: Trial, args: argparse.Namespace, overrides: Sequence[str] = ()
                 print(to_json({"error": "RunFailed", "problems": ["it ended before it trained; see standard error"]}))
             return process.returncode or 1
         with contextlib.suppress(OSError):
-            path.rename(attempt / LOG)  # the process goes on to write there
+            path.rename(attempt / LOG)  # the process still writes there
     display.say(f"run {trial.folder.name} trains in the background, as process {process.pid}")
     display.say(
         f"`lathe status {name}` shows it, `lathe logs {name} -f` its output, `lathe cancel {name}` lets it save and stop"

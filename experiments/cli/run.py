@@ -181,7 +181,7 @@ def resume(args: argparse.Namespace) -> int:
 
 
 def _train_longer(parent: Trial, args: argparse.Namespace) -> int:
-    """Train a child run that goes on where a run ended."""
+    """Train a child run that continues a run."""
     trial = make_child(parent, args.overrides, args.trust)
     continues, display = trial.provenance["continues"], Display(sys.stderr if args.json else sys.stdout)
     display.say(f"run {trial.folder.name} continues run {parent.folder.name} from step {continues['step']}")

@@ -41,7 +41,7 @@ def sweep(args: argparse.Namespace) -> int:
 def start_sweep(
     spec: SweepSpec, args: argparse.Namespace, experiment: Experiment | None = None, *, is_new: bool
 ) -> int:
-    """Freeze a sweep, start its workers, and show it until it ends. A sweep that exists already goes on.
+    """Freeze a sweep, start its workers, and show it until it ends. A sweep that exists already is continued.
 
     Args:
         spec: of the sweep.
@@ -92,9 +92,7 @@ def _go_on(sweep: Sweep) -> None:
     if not is_complete and has_workers(sweep, ledger, sweep.executor()):
         _say(f"sweep {sweep.name} runs already; `lathe status {name}` shows it, `lathe cancel {name}` ends it")
         return
-    _say(
-        f"sweep {sweep.name} has the same settings and code, so this command goes on with it; --new starts another one"
-    )
+    _say(f"sweep {sweep.name} has the same settings and code, so this command continues it; --new starts another one")
     retry_unfinished(sweep)
     _start_workers(sweep)
 

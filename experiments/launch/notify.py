@@ -107,7 +107,7 @@ def deliver(settings: Mapping[str, Any], message: Mapping[str, Any]) -> Iterator
             send(resolve(settings[channel]), message)
         except KeyboardInterrupt:
             error = "interrupted"
-        except Exception as err:  # whatever a command or a server does
+        except Exception as err:  # any error of a user's command or of HTTP: the run must not end by it
             error = _describe_error(err)
         yield channel, error
 

@@ -44,7 +44,7 @@ def trains_longer(overrides: Sequence[str]) -> bool:
 
 
 def make_child(parent: Trial, overrides: Sequence[str], trust: Sequence[str]) -> Trial:
-    """Create a run that goes on where another one ended, with more steps.
+    """Create a run that continues another one, with more steps.
 
     Its folder has the journals and the checkpoint of the parent, so its curves begin at the first step and its training
     continues with the weights and the state of optimizer, callbacks and data. The parent does not change.

@@ -32,7 +32,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UnfinishedError(Exception):
-    """Something could not be deleted. It is in `.removed` now, and `lathe gc` goes on with it."""
+    """Something could not be deleted. It is in `.removed`; `lathe gc` deletes it."""
 
 
 def move_away(folder: Path, runs_dir: Path) -> Path:
@@ -113,7 +113,7 @@ def finish(place: Path, *, keep_mlflow: bool) -> list[str]:
         A line for each thing that remains in MLflow.
 
     Raises:
-        UnfinishedError: with what remains, and the command that goes on.
+        UnfinishedError: with what remains, and the command that deletes it.
     """
     runs_dir, remaining = place.parent.parent, list[str]()
     try:
@@ -129,7 +129,7 @@ def finish(place: Path, *, keep_mlflow: bool) -> list[str]:
         shutil.rmtree(place, ignore_errors=True)
     except OSError as err:
         raise UnfinishedError(
-            f"{err.filename} cannot be deleted: {err.strerror}; make it writable, then `lathe gc --yes` goes on"
+            f"{err.filename} cannot be deleted: {err.strerror}; make it writable, then run `lathe gc --yes`"
         ) from err
     with suppress(OSError):  # others are unfinished
         place.parent.rmdir()

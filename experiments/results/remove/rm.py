@@ -67,7 +67,7 @@ def remove_target(target: RemovalTarget, runs_dir: Path, *, keep_mlflow: bool) -
 
     Raises:
         InputError: it is running now, or cannot be written; it is as it was.
-        UnfinishedError: a part of it is left, and `lathe gc` goes on.
+        UnfinishedError: a part of it is left; `lathe gc` deletes it.
     """
     place = move_away(target.folder, runs_dir.resolve())
     remaining = finish(place, keep_mlflow=keep_mlflow)

@@ -1,4 +1,4 @@
-"""Finds the sweep that has the name of a new one: it goes on if it is the same, and is never mixed with another one."""
+"""Finds the sweep that has the name of a new one: the same sweep is continued, and another one is refused."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _explain(sweep: Sweep, differences: list[tuple[str, str]], draft: SweepDraft
     more = f" and {len(texts) - MAX_DIFFERENCES} more" if len(texts) > MAX_DIFFERENCES else ""
     reference = format_reference(sweep)
     kinds = {kind for kind, _ in differences}
-    resume = f"`lathe resume {reference}` to go on with that one"
+    resume = f"`lathe resume {reference}` to continue that one"
     if kinds <= {*CAN_GROW}:
         resume = f"`lathe resume {reference} KEY=VALUE` to add values, seeds or budget to that one"
     return (

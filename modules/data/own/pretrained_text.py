@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Any
 
 from torch import Tensor
 
 from modules.data.own.text import Text
-from modules.data.text.library_tokenizer import LibraryTokenizer, read_tokenizer
+from modules.data.text.library_tokenizer import UsesLibraryTokenizer
 from modules.data.text.token_windows import TokenWindows, stack_prompts
 
 
-class PretrainedText(Text):
+class PretrainedText(UsesLibraryTokenizer, Text):  # type: ignore[misc]  # no token kinds
     """A text in UTF-8, named by its path, in the tokens of a folder's `tokenizer.json`; see `TextFile` for its parts."""
 
     is_component = True
@@ -50,18 +48,3 @@ class PretrainedText(Text):
     def read(self, inputs: Sequence[str]) -> Tensor:
         """Return the tokens of texts with equally many tokens."""
         return stack_prompts(inputs, [self.tokenizer.encode(text) for text in inputs])
-
-    @cached_property
-    def tokenizer(self) -> LibraryTokenizer:  # type: ignore[override]  # no token kinds
-        """Converts between text and tokens; reads the file at the first use.
-
-        Raises:
-            DataError: the file is missing, or is not the one that the experiment was composed with.
-        """
-        return read_tokenizer(self.tokenizer_folder, self.tokenizer_sha256)
-
-    def save_reader(self) -> Any:
-        return self.tokenizer.save()
-
-    def restore_reader(self, saved: Any) -> None:
-        self.tokenizer = LibraryTokenizer(saved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,25 @@ def read_tokenizer(folder: str, sha256: str) -> LibraryTokenizer:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(f"data.tokenizer: {path} has changed since the run was frozen; restore it, or start a new run")
     return LibraryTokenizer(content.decode("utf-8"))
+
+
+class UsesLibraryTokenizer:
+    """Gives a data set the tokenizer of a folder, which an exported model keeps (`modules.data.base.SavesReader`)."""
+
+    tokenizer_folder: str
+    tokenizer_sha256: str
+
+    @cached_property
+    def tokenizer(self) -> LibraryTokenizer:
+        """Converts between text and tokens; reads the file at the first use.
+
+        Raises:
+            DataError: the file is missing, or is not the one that the experiment was composed with.
+        """
+        return read_tokenizer(self.tokenizer_folder, self.tokenizer_sha256)
+
+    def save_reader(self) -> Any:
+        return self.tokenizer.save()
+
+    def restore_reader(self, saved: Any) -> None:
+        self.tokenizer = LibraryTokenizer(saved)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 import torch
@@ -14,10 +13,10 @@ from modules.data.base import Batch
 from modules.data.own.data_table import DataTable
 from modules.data.own.skipping import OnBadExample
 from modules.data.tensors import TensorSplit, check_at_least
-from modules.data.text.library_tokenizer import LibraryTokenizer, read_tokenizer
+from modules.data.text.library_tokenizer import UsesLibraryTokenizer
 
 
-class LabelledTexts(DataTable):
+class LabelledTexts(UsesLibraryTokenizer, DataTable):
     """A table, as `DataTable` reads it, with a column of texts and a column of classes.
 
     Inputs are the token ids and the attention mask, int64 [batch, max_tokens] each, as a model of transformers takes them. A
@@ -89,18 +88,3 @@ class LabelledTexts(DataTable):
     def example(self, batch_size: int) -> Batch:
         ids = torch.zeros(batch_size, self.max_tokens, dtype=torch.int64)
         return (ids, torch.ones_like(ids)), torch.zeros(batch_size, dtype=torch.int64)
-
-    @cached_property
-    def tokenizer(self) -> LibraryTokenizer:
-        """Converts between text and tokens; reads the file at the first use.
-
-        Raises:
-            DataError: the file is missing, or is not the one that the experiment was composed with.
-        """
-        return read_tokenizer(self.tokenizer_folder, self.tokenizer_sha256)
-
-    def save_reader(self) -> Any:
-        return self.tokenizer.save()
-
-    def restore_reader(self, saved: Any) -> None:
-        self.tokenizer = LibraryTokenizer(saved)
