@@ -69,7 +69,10 @@ def test_only_the_same_sweep_goes_on(tmp_path: Path) -> None:
     for overrides, difference in (
         ([LRS, "sweep.num_seeds=2"], r"sweep\.num_seeds=1 instead of 2; .* `lathe resume \S+ KEY=VALUE` to add values"),
         (["optimizer.lr=0.1"], r"no optimizer\.lr=0\.1, optimizer\.lr=\[0\.01, 0\.02\] instead of null"),
-        ([LRS, "max_steps=50"], r"no max_steps=50; write sweep\.name=OTHER, --new .* `lathe resume \S+` to continue that one"),
+        (
+            [LRS, "max_steps=50"],
+            r"no max_steps=50; write sweep\.name=OTHER, --new .* `lathe resume \S+` to continue that one",
+        ),
     ):
         with pytest.raises(InputError, match=difference):
             find_same(make_draft(tmp_path, *overrides), tmp_path)
