@@ -26,13 +26,21 @@ class Shifts:
         self.number = layer
 
     def attach(self, model: nn.Module, new: Collection[str]) -> None:
-        layer = model.stack[self.number]  # type: ignore[index]
+        stack = _stack(model)
+        layer = stack[self.number]
         if not isinstance(layer, nn.Linear):
             raise ValueError(f"Shifts wants a linear layer, but {self.number} is none")
-        model.stack[self.number] = Shift(layer)  # type: ignore[index, operator]
+        stack[self.number] = Shift(layer)
 
     def merge(self, model: nn.Module) -> None:
-        shifted = model.stack[self.number]  # type: ignore[index]
+        stack = _stack(model)
+        shifted = stack[self.number]
+        assert isinstance(shifted, Shift)
         with torch.no_grad():
-            shifted.layer.weight += shifted.shift  # type: ignore[union-attr]
-        model.stack[self.number] = shifted.layer  # type: ignore[index, operator, union-attr]
+            shifted.layer.weight += shifted.shift
+        stack[self.number] = shifted.layer
+
+
+def _stack(model: nn.Module) -> nn.Sequential:
+    assert isinstance(model.stack, nn.Sequential)
+    return model.stack

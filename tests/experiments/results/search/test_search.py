@@ -91,11 +91,11 @@ def test_columns_replace_those_of_the_table(
     make(tmp_path / "runs", "aaa", 0.001, 0.95, tags={"team": "vision"})
     make(tmp_path / "runs", "bbb", 0.005, 0.75)
     assert main(["ls", "--columns", "name,lr,val/acc,team", "-n", "1", "--sort", "lr"]) == 0
-    shown = capsys.readouterr()
-    heading, _, *rows = shown.out.splitlines()
+    printed = capsys.readouterr()
+    heading, _, *rows = printed.out.splitlines()
     assert heading.split() == ["run", "name", "optimizer.lr", "val/accuracy_top1", "tags.team"]
     assert [row.split() for row in rows] == [["aaa", "blobs", "0.001", "0.95", "vision"]]
-    assert shown.err == "1 of 2 runs; leave out -n to list all\n"
+    assert printed.err == "1 of 2 runs; leave out -n to list all\n"
     assert main(["ls", "--columns", "lr", "--sort", "-lr", "--json"]) == 0
     assert [run["columns"] for run in json.loads(capsys.readouterr().out)] == [{"lr": 0.005}, {"lr": 0.001}]
     assert main(["ls", "--columns", "optimizer.lrr,staet"]) == 2
