@@ -299,21 +299,22 @@ class SkipsBadExamples(Protocol):
 
 @dataclass(frozen=True)
 class Pair:
-    """A text and its reference translations."""
+    """An input and the texts that are right for it, such as a sentence and its translations."""
 
     split: str
     index: int
     """Position in the split."""
     source: str
+    """A text, or the file name of a photo or a recording."""
     references: tuple[str, ...]
 
 
 @runtime_checkable
-class ParallelCorpus(Protocol):
-    """A data set of texts and their translations.
+class HasReferences(Protocol):
+    """A data set whose targets are texts: translations, captions, transcripts.
 
-    Inputs: the source tokens and the target tokens shifted by one, int64 [batch, time] each. Targets: the next target
-    tokens, or `IGNORED`, and the pair ids, int64 [batch].
+    Inputs: one or more tensors of the source, and the target tokens shifted by one, int64 [batch, time]. Targets: the next
+    target tokens, or `IGNORED`, int64 [batch, time], and the pair ids, int64 [batch].
     """
 
     def pair(self, number: int) -> Pair:

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modules.data.base import Batch, Data, InputReader, Pair, ParallelCorpus, Split
-from modules.evaluator.base import Prediction
-from modules.evaluator.beam_search import beam_search
-from modules.model.base import Seq2SeqDecoder
+from modules.data.base import Data, Pair
+from modules.evaluator.texts.generated_texts import GeneratedTexts
+from modules.evaluator.texts.generation import SearchOptions
 
 _MAX_ORDER = 4
+NUM_COUNTS = 2 * _MAX_ORDER + 2
 
 
-class Translation:
+class Translation(GeneratedTexts):
     """Translates with the model and counts n-grams with sacrebleu. Metric: ``bleu``, from 0 to 100, of the whole split.
 
     Source: Papineni et al. 2002, doi:10.3115/1073083.1073135; Post 2018, arXiv:1804.08771 (sacrebleu).
@@ -25,6 +24,7 @@ class Translation:
 
     is_component = True
     headline = ("bleu", "max")
+    num_counts, noun = NUM_COUNTS, "translation"
 
     def __init__(
         self,
@@ -48,122 +48,30 @@ class Translation:
         Raises:
             ValueError: a value is too small, or sacrebleu is not installed.
         """
-        problems = [
-            f"evaluator.{key}={number:g} is less than {least}; {hint}"
-            for key, number, least, hint in (
-                ("beam_size", beam_size, 1, "write 1, which is greedy, or more"),
-                ("length_alpha", length_alpha, 0, "write 0, which means no normalisation, or more"),
-                ("max_tokens", max_tokens, 1, "write the number of tokens of the longest translation"),
-                ("num_examples", num_examples, 1, "write the number of pairs, or null for all"),
-                ("num_examples_logged", num_examples_logged, 0, "write 0, which shows none, or more"),
-            )
-            if number is not None and number < least
-        ]
-        if problems:
-            raise ValueError(". ".join(problems))
+        super().__init__(SearchOptions(beam_size, length_alpha, max_tokens), num_examples, num_examples_logged)
         if find_spec("sacrebleu") is None:
             raise ValueError(
                 "evaluator Translation needs sacrebleu, which is an extra: pip install 'lathe-dl[translate]'; or use "
                 "evaluator=perplexity"
             )
-        self.beam_size, self.length_alpha, self.max_tokens = beam_size, length_alpha, max_tokens
-        self.tokenize, self.num_examples, self.num_examples_logged = tokenize, num_examples, num_examples_logged
+        self.tokenize = tokenize
 
     def setup(self, data: Data) -> None:
-        self.data = _check_corpus(data)
-        self.bleu = _bleu(self.tokenize)
+        super().setup(data)
+        self.bleu = load_bleu(self.tokenize)
 
-    def update_with_model(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Translate a batch.
-
-        Returns:
-            float64 [11]: number of pairs; matching n-grams and all n-grams, of one to four words each; words of the
-            translations, and words of the references of the closest length.
-
-        Raises:
-            ValueError: the model cannot generate text.
+    def count_batch(self, texts: Sequence[str], pairs: Sequence[Pair]) -> list[float]:
+        """Count matching n-grams and all n-grams, of one to four words each; words of the translations, and words of the
+        references of the closest length.
         """
-        inputs, targets = batch
-        assert not isinstance(inputs, Tensor), "a parallel corpus has two inputs"
-        assert not isinstance(targets, Tensor), "and two targets"
-        pairs = [self.data.pair(number) for number in targets[1].tolist()]
-        is_evaluated = torch.tensor([self._is_evaluated(pair) for pair in pairs], device=inputs[0].device)
-        if not is_evaluated.any():
-            return torch.zeros(3 + 2 * _MAX_ORDER, dtype=torch.float64, device=inputs[0].device)
-        texts = self._translate(model, inputs[0][is_evaluated], self.data)
-        pairs = [pair for pair in pairs if self._is_evaluated(pair)]
-        counts = self._counts(texts, [pair.references for pair in pairs])
-        return torch.tensor([len(pairs), *counts], dtype=torch.float64, device=inputs[0].device)
+        return count_ngrams(self.bleu, texts, [pair.references for pair in pairs])
 
-    def compute_with_model(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
-        """Compute ``bleu`` of all pairs together.
-
-        Raises:
-            ValueError: the sums contain no pair.
-        """
-        if sums[0] == 0:
-            raise ValueError("Translation wants at least 1 pair, but got 0; evaluate on a split that is not empty")
-        numbers = [int(number) for number in sums[1:].tolist()]
-        return {"bleu": _score(self.bleu, numbers)}
-
-    def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
-        """Return the first sources with their references and translations."""
-        if (count := min(self.num_examples_logged, len(split))) == 0:
-            return {}
-        indices = torch.arange(count)
-        inputs, targets = split.batch(indices, indices)
-        texts = self._translate(model, inputs[0], self.data)
-        pairs = [self.data.pair(number) for number in targets[1].tolist()]
-        return {"translations.txt": "\n".join(map(_shown, pairs, texts)).encode()}
-
-    def predict(self, model: nn.Module, data: InputReader, inputs: Sequence[str]) -> list[Prediction]:
-        """Translate each text."""
-        corpus, predictions = _check_corpus(data), []
-        for text in inputs:
-            source = data.read([text])[0].to(next(model.parameters()).device)
-            (translation,) = self._translate(model, source, corpus)
-            predictions.append(Prediction(translation, {"translation": translation}))
-        return predictions
-
-    def _translate(self, model: nn.Module, source: Tensor, data: ParallelCorpus) -> list[str]:
-        """Translate int64 [texts, time]."""
-        if not isinstance(model, Seq2SeqDecoder):
-            raise ValueError(
-                f"evaluator Translation wants a model with encode() and step(), but {type(model).__name__} has none; "
-                "use model=seq2seq_attention"
-            )
-        tokens = beam_search(model, source, self.beam_size, self.length_alpha, self.max_tokens)
-        return [data.target_text(row) for row in tokens.cpu()]
-
-    def _is_evaluated(self, pair: Pair) -> bool:
-        return pair.split != "val" or self.num_examples is None or pair.index < self.num_examples
-
-    def _counts(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[int]:
-        most = max(map(len, references))
-        columns = [[each[place] if place < len(each) else None for each in references] for place in range(most)]
-        score = self.bleu.corpus_score(texts, columns)
-        return [*score.counts, *score.totals, score.sys_len, score.ref_len]
+    def compute_counts(self, counts: Tensor) -> dict[str, float]:
+        """Compute ``bleu`` of all pairs together."""
+        return {"bleu": compute_bleu(self.bleu, counts)}
 
 
-def _check_corpus(data: object) -> ParallelCorpus:
-    """
-    Raises:
-        ValueError: the data set has no translations.
-    """
-    if not isinstance(data, ParallelCorpus):
-        raise ValueError(
-            f"evaluator Translation wants a data set of translations, but {type(data).__name__} has none; "
-            "use data=multi30k, or another evaluator"
-        )
-    return data
-
-
-def _shown(pair: Pair, text: str) -> str:
-    lines = [f"source       {pair.source}", *(f"reference    {each}" for each in pair.references)]
-    return "\n".join([*lines, f"translation  {text}\n"])
-
-
-def _bleu(tokenize: str) -> Any:
+def load_bleu(tokenize: str) -> Any:
     """
     Raises:
         ValueError: sacrebleu does not have the tokenizer, or a package or file that it needs.
@@ -187,7 +95,16 @@ def _bleu(tokenize: str) -> Any:
         ) from err
 
 
-def _score(bleu: Any, numbers: Sequence[int]) -> float:
-    """Compute BLEU from the sums of `Translation._counts`."""
-    correct, total = list(numbers[:_MAX_ORDER]), list(numbers[_MAX_ORDER : 2 * _MAX_ORDER])
-    return float(bleu.compute_bleu(correct, total, *numbers[2 * _MAX_ORDER :], smooth_method="exp").score)
+def count_ngrams(bleu: Any, texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """Count for `compute_bleu`: `NUM_COUNTS` numbers that add up over batches."""
+    most = max(map(len, references))
+    columns = [[each[place] if place < len(each) else None for each in references] for place in range(most)]
+    score = bleu.corpus_score(texts, columns)
+    return [*score.counts, *score.totals, score.sys_len, score.ref_len]
+
+
+def compute_bleu(bleu: Any, counts: Tensor) -> float:
+    """Compute BLEU from the sums of `count_ngrams`."""
+    numbers = [int(number) for number in counts.tolist()]
+    correct, total, lengths = numbers[:_MAX_ORDER], numbers[_MAX_ORDER : 2 * _MAX_ORDER], numbers[2 * _MAX_ORDER :]
+    return float(bleu.compute_bleu(correct, total, *lengths, smooth_method="exp").score)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -99,14 +99,15 @@ State = tuple[Tensor, ...]
 class Seq2SeqDecoder(Protocol):
     """A model that generates a text token by token, for beam search.
 
-    Its forward pass, on inputs ``(source, target shifted by one)``, returns the same scores for all tokens at once.
+    Its forward pass, on inputs ``(*source, target shifted by one)``, returns the same scores for all tokens at once.
     """
 
-    def encode(self, source: Tensor) -> State:
+    def encode(self, source: Any) -> State:
         """Return the state before the first token.
 
         Args:
-            source: [texts, ...], such as the tokens of a sentence.
+            source: the inputs without the target: a tensor [texts, ...], such as the tokens of a sentence; or a tuple of
+                several, such as the features of a recording and its length.
         """
         ...
 
@@ -119,5 +120,21 @@ class Seq2SeqDecoder(Protocol):
 
         Returns:
             Log-probabilities, float [texts, vocab_size], and the state with these tokens.
+        """
+        ...
+
+
+@runtime_checkable
+class ScoresFrames(Protocol):
+    """A model that scores the tokens of a text at every frame of its input, trained with connectionist temporal classification.
+
+    Its forward pass takes the same inputs as that of a `Seq2SeqDecoder`, and does not use the target.
+    """
+
+    def score_frames(self, source: Any) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities, float [batch, frames, vocab_size], and the number of frames, int64 [batch].
+
+        Args:
+            source: as for `Seq2SeqDecoder.encode`. Token id `PADDING` is the blank.
         """
         ...

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from experiments.components.instantiate import instantiate
-from modules.data.base import DataError, HasVocabulary, ParallelCorpus, Tokenized
+from modules.data.base import DataError, HasReferences, HasVocabulary, SavesReader, Tokenized
 
 
 def find_other_tokens(before: dict[str, Any], now: dict[str, Any], trust: Collection[str]) -> str | None:
@@ -23,7 +23,7 @@ def find_other_tokens(before: dict[str, Any], now: dict[str, Any], trust: Collec
     rule = "numbers its tokens in its own way, and the model knows those of the training"
     try:
         tokens = _list_tokens(other)
-        if tokens is None and not isinstance(other, ParallelCorpus):
+        if tokens is None and not isinstance(other, HasReferences):
             return None
         if tokens is None:
             return f"{now['_target_']} {rule}; evaluate on a split of the run's own data"
@@ -34,11 +34,13 @@ def find_other_tokens(before: dict[str, Any], now: dict[str, Any], trust: Collec
     return f"{now['_target_']} {rule}; choose data with the same vocabulary"
 
 
-def _list_tokens(data: object) -> list[str] | None:
-    """The text of each token; None if the inputs are no tokens, or have no text."""
+def _list_tokens(data: object) -> Any:
+    """What the numbers of the tokens mean, such as the text of each; None if there are no tokens, or it is not known."""
     if isinstance(data, HasVocabulary):
         return list(data.words)
     if isinstance(data, Tokenized):
         tokenizer = data.tokenizer
         return [tokenizer.decode(torch.tensor([number])) for number in range(tokenizer.num_tokens)]
+    if isinstance(data, HasReferences) and isinstance(data, SavesReader):
+        return data.save_reader()
     return None

@@ -18,8 +18,8 @@ from modules.data.base import (
     UNKNOWN,
     Batch,
     DataError,
+    HasReferences,
     Ordered,
-    ParallelCorpus,
     UserInputError,
 )
 from modules.data.text.pair_split import PairSplit
@@ -123,7 +123,7 @@ def test_user_text_is_encoded_and_output_is_decoded(root: Path) -> None:
 
 def test_a_table_is_normalised_and_split_with_all_translations(root: Path) -> None:
     data = _table(root)
-    assert isinstance(data, ParallelCorpus)
+    assert isinstance(data, HasReferences)
     splits = {split: data.load(split) for split in ("train", "val", "test")}
     assert {split: len(actual) for split, actual in splits.items()} == {"train": 8, "val": 2, "test": 3}
     pairs = [data.pair(number) for number in splits["test"].numbers.tolist()]

@@ -152,12 +152,12 @@ def test_it_predicts_a_translation() -> None:
     answers = _evaluator().predict(Echo(), cast(InputReader, Given()), ["the cat sat", "here"])
     assert [answer.text for answer in answers] == ["the cat sat", "here"]
     assert [answer.details for answer in answers] == [{"translation": "the cat sat"}, {"translation": "here"}]
-    with pytest.raises(ValueError, match="wants a data set of translations, but object has none"):
+    with pytest.raises(ValueError, match="wants a data set with a translation of each input, but object has none"):
         _evaluator().predict(Echo(), cast(InputReader, object()), ["here"])
 
 
 def test_what_does_not_fit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="wants a data set of translations, but object has none"):
+    with pytest.raises(ValueError, match="wants a data set with a translation of each input, but object has none"):
         _evaluator().setup(cast(Data, object()))
     with pytest.raises(ValueError, match=r"wants a model with encode\(\) and step\(\), but Linear has none"):
         _evaluator().update_with_model(nn.Linear(2, 2), _batch(0, 2))

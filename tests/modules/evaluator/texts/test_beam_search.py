@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modules.data.base import END, PADDING, START
-from modules.evaluator.beam_search import beam_search
+from modules.evaluator.texts.beam_search import beam_search
 from modules.model.base import State
 
 NUM_WORDS = 6  # the four special ones, of which UNKNOWN may be written, and two more

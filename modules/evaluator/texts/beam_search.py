@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modules.data.base import END, PADDING, START
+from modules.data.base import END, PADDING, START, Tensors
 from modules.model.base import Seq2SeqDecoder, State
 
 
-def beam_search(model: Seq2SeqDecoder, source: Tensor, beam_size: int, length_alpha: float, max_tokens: int) -> Tensor:
+def beam_search(model: Seq2SeqDecoder, source: Tensors, beam_size: int, length_alpha: float, max_tokens: int) -> Tensor:
     """Generate a text for every source, with the ``beam_size`` best hypotheses after every token.
 
     A finished hypothesis reduces the beam by one, so a beam of 1 is greedy search, and a beam of all texts finds the best one.
@@ -18,7 +18,7 @@ def beam_search(model: Seq2SeqDecoder, source: Tensor, beam_size: int, length_al
 
     Args:
         model: in evaluation mode.
-        source: inputs of the encoder, [batch, ...].
+        source: inputs of the encoder, [batch, ...] each.
         beam_size: number of hypotheses.
         length_alpha: exponent of the length normalisation; 0: none.
         max_tokens: maximum length, with the end token.
@@ -26,13 +26,14 @@ def beam_search(model: Seq2SeqDecoder, source: Tensor, beam_size: int, length_al
     Returns:
         int64 [batch, max_tokens]: the best text of each source, with `END` and padding.
     """
-    batch = len(source)
-    best = torch.full((batch, max_tokens), PADDING, device=source.device)
-    best_scores = torch.full((batch,), -torch.inf, device=source.device)
-    searched = torch.arange(batch, device=source.device)  # sources that are not finished
-    texts = torch.full((batch, 1, 1), START, device=source.device)  # [searched, beam, time], beginning with START
-    log_probs = torch.zeros(batch, 1, device=source.device)  # -inf: dropped
-    room = torch.full((batch,), beam_size, device=source.device)  # maximum number of unfinished hypotheses
+    first = source if isinstance(source, Tensor) else source[0]
+    batch, device = len(first), first.device
+    best = torch.full((batch, max_tokens), PADDING, device=device)
+    best_scores = torch.full((batch,), -torch.inf, device=device)
+    searched = torch.arange(batch, device=device)  # sources that are not finished
+    texts = torch.full((batch, 1, 1), START, device=device)  # [searched, beam, time], beginning with START
+    log_probs = torch.zeros(batch, 1, device=device)  # -inf: dropped
+    room = torch.full((batch,), beam_size, device=device)  # maximum number of unfinished hypotheses
     state = model.encode(source)
     longest = _penalty(max_tokens, length_alpha)
     for length in range(1, max_tokens + 1):
