@@ -23,7 +23,7 @@ from experiments.plan.plan import Plan, make_plan
 from experiments.plan.tables import describe_plan, layouts_table, machine_table, plan_tables
 from experiments.results.manage.find import find_named_run
 from experiments.trial.debug_run import list_notes
-from experiments.trial.initial_weights import find_weights, get_initial_weights
+from experiments.trial.initial_weights import find_all_weights, get_initial_weights
 from experiments.trial.resume import recompose
 from experiments.trial.trial import find_trial, resolve_runs_dir
 
@@ -129,21 +129,23 @@ def choose_layout(experiment: Experiment, args: argparse.Namespace) -> Experimen
     )
 
 
-def check(config: dict[str, Any], trust: list[str], initial_weights: Path | None = None) -> Plan:
+def check(config: dict[str, Any], trust: list[str], initial_weights: dict[str, Path] | None = None) -> Plan:
     """Report what cannot run before a process is started for it.
 
     Args:
         config: of a trial.
         trust: packages that `_target_` may name.
-        initial_weights: file with the weights that training begins with, where the run folder already has it.
+        initial_weights: files with the weights that training begins with, by the part of the model, where the run folder
+            already has them.
 
     Raises:
         PlanError: with every problem.
     """
     plan = make_plan(config)
     check_trackers(config, trusted(trust))
-    if initial_weights is None and (weights := get_initial_weights(config)) is not None:
-        initial_weights = find_weights(weights, lambda run: find_trial(run, resolve_runs_dir(config)).folder)
+    if initial_weights is None:
+        named = get_initial_weights(config)
+        initial_weights = find_all_weights(named, lambda run: find_trial(run, resolve_runs_dir(config)).folder)
     is_split = plan.topology.pipe > 1 or plan.topology.model > 1 or plan.num_servers > 1
     if is_split or read_engine(config).get("stage") or initial_weights or config.get("freeze"):
         # This imports torch, which takes a second; otherwise every rank would find the same problem later.

@@ -221,7 +221,7 @@ def _resume_trial(
     initial_weights = trial.folder / FILE
     config = {**trial.config, **(changed or {})}
     check_config(config, trusted(trust), f"run '{trial.folder.name}'")
-    check(config, trust, initial_weights if initial_weights.exists() else None)
+    check(config, trust, {"": initial_weights} if initial_weights.exists() else None)
     for change in find_code_changes(trial, trust):
         display.say(f"warning: {change}")
     if args.detach:

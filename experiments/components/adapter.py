@@ -84,7 +84,7 @@ def load_adapted(trial: Trial, weights: Path, trust: Collection[str]) -> tuple[n
     with torch.random.fork_rng(devices=[]):  # the random initial weights are replaced below
         model: nn.Module = instantiate(config["model"], "model", trust)
         adapter: Adapter = instantiate(config["adapter"], "adapter", trust)
-        loading = load_initial_weights(model, {**config, "freeze": []}, trial.folder / FILE)
+        loading = load_initial_weights(model, {**config, "freeze": []}, {"": trial.folder / FILE})
         if problems := loading.problems or attach(model, adapter, config, loading):
             raise InputError(problems, f"the model of '{config['name']}'")
     try:

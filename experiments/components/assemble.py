@@ -82,7 +82,11 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
             except InputError as err:
                 problems += err.problems
                 causes += filter(None, [err.__cause__])
-    loading = load_initial_weights(built["model"], config, initial) if not problems else Loading(problems)
+    loading = (
+        load_initial_weights(built["model"], config, {"": initial} if initial else {})
+        if not problems
+        else Loading(problems)
+    )
     if problems := loading.problems or attach(built["model"], built["adapter"], config, loading):
         raise PlanError(problems, f"the plan for '{config['name']}'") from next(iter(causes), None)
     setup = TrainingSetup(

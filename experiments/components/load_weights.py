@@ -37,21 +37,22 @@ class Loading:
     """What `strict: false` left out."""
 
 
-def load_initial_weights(model: nn.Module, config: Mapping[str, Any], file: Path | None) -> Loading:
+def load_initial_weights(model: nn.Module, config: Mapping[str, Any], files: Mapping[str, Path]) -> Loading:
     """Load the weights of `init_from` into a model, and freeze the weights that `freeze` names.
 
     Args:
         model: on the meta device it is only checked.
         config: with `init_from` and `freeze`.
-        file: safetensors file, or an index of several; None: load nothing.
+        files: by the part of the model, a safetensors file with its weights, or an index of several; "" is the whole model.
+            Empty: load nothing.
 
     Returns:
         All problems; if there are any, the model is unchanged.
     """
     loading = Loading(_check_freeze(model, config.get("freeze") or []))
-    if get_initial_weights(config) is not None and file is not None:
+    if get_initial_weights(config) and files:
         is_dry_run = bool(loading.problems)
-        found = _load(model, file, config["init_from"], is_dry_run=is_dry_run)
+        found = _load(model, files, config["init_from"], is_dry_run=is_dry_run)
         loading = replace(found, problems=loading.problems + found.problems)
     if not loading.problems:
         _freeze(model, config.get("freeze") or [])
@@ -92,13 +93,16 @@ def _set_eval_mode(module: nn.Module, inputs: object) -> None:
     module.training = False
 
 
-def _load(model: nn.Module, file: Path, init_from: Mapping[str, Any], *, is_dry_run: bool) -> Loading:
+def _load(model: nn.Module, files: Mapping[str, Path], init_from: Mapping[str, Any], *, is_dry_run: bool) -> Loading:
     skip = init_from["skip"]
     try:
         with ExitStack() as stack:
-            files = [stack.enter_context(safe_open(shard, "pt")) for shard in list_shards(file)]
-            where = {name: saved for saved in files for name in saved.keys()}  # noqa: SIM118
-            raw = {name: list(saved.get_slice(name).get_shape()) for name, saved in where.items()}
+            where = dict[str, tuple[Any, str]]()  # the open file of a weight and its name there, by its whole name
+            for part, file in files.items():
+                for shard in list_shards(file):
+                    saved = stack.enter_context(safe_open(shard, "pt"))
+                    where |= {f"{part}.{name}" if part else name: (saved, name) for name in saved.keys()}  # noqa: SIM118
+            raw = {name: list(saved.get_slice(inner).get_shape()) for name, (saved, inner) in where.items()}
             mapped, problems = map_names(raw, init_from, _name_of_library(model, raw))
             shapes = {name: raw[old_name] for name, old_name in mapped.items()}
             own = _own(model)
@@ -109,9 +113,11 @@ def _load(model: nn.Module, file: Path, init_from: Mapping[str, Any], *, is_dry_
             if not is_dry_run and not any(own[name][0].is_meta for name in loading.loaded):
                 with torch.no_grad():
                     for name, old_name in loading.loaded.items():
-                        own[name][0].copy_(where[old_name].get_tensor(old_name))
+                        saved, inner = where[old_name]
+                        own[name][0].copy_(saved.get_tensor(inner))
     except (SafetensorError, OSError) as err:
-        return Loading([f"init_from.weights: {file} cannot be read ({err}); name a complete safetensors file"])
+        named = " or ".join(map(str, files.values()))
+        return Loading([f"init_from.weights: {named} cannot be read ({err}); name a complete safetensors file"])
     except InputError as err:
         return Loading([f"init_from.weights: {problem}" for problem in err.problems])
     if not init_from.get("strict", True):

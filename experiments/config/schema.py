@@ -128,9 +128,10 @@ class CheckpointSchema:
 class InitFromSchema:
     """Initial weights from an earlier run or from files."""
 
-    weights: str | None
+    weights: str | dict[str, str] | None
     """A run (id or folder), whose best weights are used, a safetensors file, or a folder with such files as
-    `save_pretrained` writes it; null: random weights."""
+    `save_pretrained` writes it; null: random weights. A map names one for each part of the model:
+    `{reader: RUN, translator: RUN}`."""
     skip: list[str]
     """Prefixes of the names of weights that start at random anyway, such as a head for other classes."""
     prefix: str | None = None

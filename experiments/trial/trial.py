@@ -159,7 +159,7 @@ def trial_id(config: dict[str, Any]) -> str:
     }
     if config["model"].get("_target_") == HUGGING_FACE:  # what counts of the folder is its config.json
         hashed["model"] = {key: value for key, value in config["model"].items() if key != "folder"}
-    if get_initial_weights(config) is None:
+    if not get_initial_weights(config):
         hashed.pop("init_from", None)
     else:
         hashed["init_from"] = without_newer(config["init_from"])
@@ -193,7 +193,7 @@ def write_trial(folder: Path, config: dict[str, Any], provenance: dict[str, Any]
         OSError: the folder cannot be written.
         InputError: the initial weights cannot be found.
     """
-    if (named := get_initial_weights(config)) is not None and "initial" not in provenance:
+    if (named := get_initial_weights(config)) and "initial" not in provenance:
         provenance = {
             **provenance,
             "initial": copy_weights(named, lambda run: find_trial(run, resolve_runs_dir(config)).folder, folder),

@@ -19,8 +19,12 @@ MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library."""
 
 
-def find_in_folder(folder: Path) -> Path:
+def find_in_folder(folder: Path, key: str) -> Path:
     """Find the weights in a folder that another library wrote: an index of shards, else the only safetensors file.
+
+    Args:
+        folder: to look in.
+        key: of the configuration that names it.
 
     Raises:
         InputError: there is none, or there are several.
@@ -32,15 +36,15 @@ def find_in_folder(folder: Path) -> Path:
         return (named or files)[0]
     if files:
         names = ", ".join(path.name for path in files[:MAX_LISTED])
-        raise InputError([f"init_from.weights={folder} has several weight files ({names}); name one of them"])
+        raise InputError([f"{key}={folder} has several weight files ({names}); name one of them"])
     if pickled := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED):
         raise InputError(
             [
-                f"init_from.weights={folder} has no {SAFE} file, and {pickled[0]} can run code when it is read; "
+                f"{key}={folder} has no {SAFE} file, and {pickled[0]} can run code when it is read; "
                 "save the model again as safetensors, with `save_pretrained(folder)` for transformers"
             ]
         )
-    raise InputError([f"init_from.weights={folder} is neither a run nor a folder with a {SAFE} file; name one that is"])
+    raise InputError([f"{key}={folder} is neither a run nor a folder with a {SAFE} file; name one that is"])
 
 
 def list_shards(path: Path) -> list[Path]:
@@ -67,28 +71,36 @@ def list_shards(path: Path) -> list[Path]:
     return [path.parent / name for name in names]
 
 
-def join_shards(shards: list[Path], target: Path) -> None:
+def join_shards(shards: list[tuple[str, Path]], target: Path) -> None:
     """Write the weights of several files to one.
+
+    Args:
+        shards: a part of the model, and a file with its weights; in the target their names begin with the part. The part "" is
+            the whole model.
+        target: the file to write.
 
     Raises:
         InputError: a shard is damaged, or two have the same weight.
         OSError: a file cannot be read or written.
     """
     weights, offset, starts = dict[str, Any](), 0, list[int]()
-    for shard in shards:
+    for part, shard in shards:
         header, start, size = _read_header(shard)
         starts.append(start)
         for name, entry in header.items():
-            if name in weights:
-                raise InputError([f"{shard} has the weight {name!r}, as another shard has; remove it from one of them"])
+            whole_name = f"{part}.{name}" if part else name
+            if whole_name in weights:
+                raise InputError(
+                    [f"{shard} has the weight {whole_name!r}, as another file has; remove it from one of them"]
+                )
             first, last = entry["data_offsets"]
-            weights[name] = {**entry, "data_offsets": [first + offset, last + offset]}
+            weights[whole_name] = {**entry, "data_offsets": [first + offset, last + offset]}
         offset += size
     text = json.dumps({"__metadata__": {"format": "pt"}, **weights}).encode()
     text += b" " * (-len(text) % 8)
     with target.open("wb") as joined:
         joined.write(len(text).to_bytes(8, "little") + text)
-        for shard, start in zip(shards, starts, strict=True):
+        for (_, shard), start in zip(shards, starts, strict=True):
             with open_regular(shard) as file:
                 file.seek(start)
                 shutil.copyfileobj(file, joined, 1 << 20)

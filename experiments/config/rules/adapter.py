@@ -22,7 +22,7 @@ def find_adapter(config: Mapping[str, Any]) -> str | None:
 
 
 def _needs_weights(view: ConfigView) -> str | None:
-    if find_adapter(view.config) is None or view.get("init_from.weights", str, type(None)) is not None:
+    if find_adapter(view.config) is None or view.get("init_from.weights", str, dict, type(None)) is not None:
         return None
     return (
         f"adapter={find_adapter(view.config)} leaves the weights of the model as they are, and they are random; set "

@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.core.files.read_file import DamagedFileError, read_bytes
 from experiments.sweep.ledger import Ledger
+from experiments.trial.initial_weights import get_initial_weights, list_sources
 from experiments.trial.run_files import read_provenance
 
 ROLES = {"continues": "continues it", "reproduces": "reproduces it"}
@@ -67,8 +68,7 @@ def _describe_uses(user: Path, run: Path, key: str) -> Iterator[str]:
         link = provenance.get(role)
         if isinstance(link, Mapping) and key and link.get("run_key") == key:
             yield f"{name} {text}"
-    weights = (provenance.get("initial") or {}).get("file")
-    if weights and Path(str(weights)).is_relative_to(run):
+    if any(Path(str(file)).is_relative_to(run) for file in list_sources(provenance)):
         yield f"{name} starts from its weights"
     if key and provenance.get("run_key") == key and user != run:
         yield f"{name} is a copy of it, with the same run in MLflow"
@@ -85,7 +85,7 @@ def _describe_base(content: bytes, sweep: Path, run: Path) -> Iterator[str]:
     """How a sweep uses a run: its trials copy the weights when they start."""
     try:
         templates: list[dict[str, Any]] = json.loads(content)
-        named = {str((one["config"].get("init_from") or {}).get("weights")) for one in templates}
+        named = {name for one in templates for name in get_initial_weights(one["config"]).values()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return
     if any(name == run.name or Path(name).absolute().is_relative_to(run) for name in named):

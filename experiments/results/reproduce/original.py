@@ -129,7 +129,7 @@ def _of_trial(trial: Trial, args: Namespace) -> Original:
     if first := trial.attempts()[:1]:
         record = replace(record, config=trial.read_attempt_config(int(first[0].name)))
     _check_configuration(record, trust, args.run, is_trusted=True)
-    has_initial = get_initial_weights(record.config) is not None
+    has_initial = bool(get_initial_weights(record.config))
     if has_initial:
         check_copy(trial.folder, provenance)
     return Original(

@@ -21,7 +21,7 @@ from experiments.core.runs_dir import SINGLE
 from experiments.run.metrics import delivered_name, delivered_value, read_summaries
 from experiments.sweep.ledger import Ledger
 from experiments.trial.environment import describe_machine, installed_packages
-from experiments.trial.initial_weights import find_weights, get_initial_weights
+from experiments.trial.initial_weights import find_all_weights, get_initial_weights
 from experiments.trial.trial import Trial, find_trial, fingerprint_data
 from experiments.trial.weight_files import hash_file, list_shards
 
@@ -151,15 +151,15 @@ class FinishedTrials:
         return {}
 
     def _has_same_weights(self, trial: Trial) -> bool:
-        if (named := get_initial_weights(trial.config)) is None:
+        if not (named := get_initial_weights(trial.config)):
             return True
         try:
-            source = find_weights(named, lambda run: find_trial(run, self.runs_dir).folder)
-            shards = list_shards(source)
+            sources = find_all_weights(named, lambda run: find_trial(run, self.runs_dir).folder)
+            shards = [(part, shard) for part, source in sources.items() for shard in list_shards(source)]
         except InputError:
             return False
         expected = (trial.provenance.get("initial") or {}).get("sha256")
-        return len(shards) == 1 and hash_file(shards[0]) == expected
+        return len(shards) == 1 and shards[0][0] == "" and hash_file(shards[0][1]) == expected
 
 
 def _name(trial: Trial) -> str:

@@ -17,7 +17,7 @@ from experiments.config.compose import compose
 from experiments.core.errors import InputError, PlanError
 from experiments.plan.fit import check_fit
 from experiments.plan.plan import make_plan
-from experiments.trial.initial_weights import FILE, find_weights
+from experiments.trial.initial_weights import FILE, check_copy, copy_weights, find_weights, list_sources
 from experiments.trial.trial import Trial, find_trial, freeze, trial_id
 from modules.model.logits_of import LogitsOf
 from tests.conftest import Lathe
@@ -37,11 +37,14 @@ class Net(nn.Module):
         return outputs
 
 
-def config(*skip: str, weights: str | None = "x", freeze: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
+def config(
+    *skip: str, weights: str | dict[str, str] | None = "x", freeze: tuple[str, ...] = (), **more: Any
+) -> dict[str, Any]:
     return {"init_from": {"weights": weights, "skip": list(skip), **more}, "freeze": list(freeze)}
 
 
 def saved(folder: Path, model: nn.Module, **more: Tensor) -> Path:
+    folder.mkdir(exist_ok=True)
     path = folder / "net.safetensors"
     save_file({**model.state_dict(), **more}, path)
     return path
@@ -51,7 +54,7 @@ def test_a_model_starts_with_the_weights_of_a_file_except_skipped_ones(tmp_path:
     source, model = Net(), Net(num_classes=2)
     nn.init.constant_(source.trunk[1].get_buffer("running_mean"), 7)
     head = model.head.weight.detach().clone()
-    assert load_initial_weights(model, config("head"), saved(tmp_path, source)).problems == []
+    assert load_initial_weights(model, config("head"), {"": saved(tmp_path, source)}).problems == []
     for name, tensor in source.trunk.state_dict().items():
         assert torch.equal(model.trunk.state_dict()[name], tensor), name
     assert torch.equal(model.head.weight, head)
@@ -66,12 +69,12 @@ def test_every_mismatch_is_reported_with_its_shape_and_nothing_is_loaded(tmp_pat
         "init_from.weights: head.bias is [3] in the file and [2] in the model; add 'head' to init_from.skip",
         "init_from.weights: the file has extra.bias, which the model lacks; add 'extra' to init_from.skip",
     ]
-    assert load_initial_weights(model, config(), path).problems == problems
-    assert load_initial_weights(model, config("head", "extra"), path).problems == []
+    assert load_initial_weights(model, config(), {"": path}).problems == problems
+    assert load_initial_weights(model, config("head", "extra"), {"": path}).problems == []
     with torch.device("meta"):
-        assert load_initial_weights(Net(num_classes=2), config(), path).problems == problems
+        assert load_initial_weights(Net(num_classes=2), config(), {"": path}).problems == problems
     model.load_state_dict(before)
-    assert load_initial_weights(model, config("haed", "head", "extra"), path).problems == [
+    assert load_initial_weights(model, config("haed", "head", "extra"), {"": path}).problems == [
         "init_from.skip=['haed', 'head', 'extra']: no weight begins with 'haed'; did you mean 'head'?"
     ]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -80,11 +83,11 @@ def test_every_mismatch_is_reported_with_its_shape_and_nothing_is_loaded(tmp_pat
 def test_a_file_that_lacks_weights_or_is_damaged_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file(Net().trunk.state_dict(prefix="trunk."), path)
-    assert load_initial_weights(Net(), config(), path).problems[0] == (
+    assert load_initial_weights(Net(), config(), {"": path}).problems[0] == (
         "init_from.weights: the file lacks head.weight, which the model has; add 'head' to init_from.skip"
     )
     path.write_bytes(path.read_bytes()[:-7])
-    (problem,) = load_initial_weights(Net(), config(), path).problems
+    (problem,) = load_initial_weights(Net(), config(), {"": path}).problems
     assert problem.startswith(f"init_from.weights: {path} cannot be read (")
 
 
@@ -97,14 +100,14 @@ def test_tied_weights_are_loaded_once(tmp_path: Path) -> None:
     source, model = tied(), tied()
     path = tmp_path / "net.safetensors"
     save_file({name: tensor for name, tensor in source.state_dict().items() if name != "1.weight"}, path)
-    assert load_initial_weights(model, config(), path).problems == []
+    assert load_initial_weights(model, config(), {"": path}).problems == []
     assert torch.equal(model[1].get_parameter("weight"), source[0].get_parameter("weight"))
 
 
 def test_names_that_differ_by_a_prefix_are_reported_with_it(tmp_path: Path) -> None:
     source, model = Net(), nn.ModuleDict({"net": Net()})
     path = saved(tmp_path, source)
-    first, *lists = load_initial_weights(model, config(), path).problems
+    first, *lists = load_initial_weights(model, config(), {"": path}).problems
     assert first == (
         "init_from.weights: 0 of the 9 weights in the file match the model's 9 in name and shape; "
         "set init_from.prefix=net, then 9 match"
@@ -112,8 +115,10 @@ def test_names_that_differ_by_a_prefix_are_reported_with_it(tmp_path: Path) -> N
     assert [line.partition(": ")[2].partition(", ")[0] for line in lists] == [
         "missing in the file: net.trunk.0.weight", "unexpected in the file: head.bias",
     ]  # fmt: skip
-    assert load_initial_weights(model, config(strict=False), path).problems == [first, *lists], "never without a word"
-    loading = load_initial_weights(model, config(prefix="net"), path)
+    assert load_initial_weights(model, config(strict=False), {"": path}).problems == [first, *lists], (
+        "never without a word"
+    )
+    loading = load_initial_weights(model, config(prefix="net"), {"": path})
     assert (len(loading.loaded), loading.random, loading.unused, loading.warning) == (9, [], [], "")
     assert loading.loaded["net.head.bias"] == "head.bias"
     assert torch.equal(model["net"].get_parameter("head.weight"), source.head.weight)
@@ -123,20 +128,20 @@ def test_names_that_differ_by_a_prefix_are_reported_with_it(tmp_path: Path) -> N
 def test_weights_load_into_a_wrapper_however_they_were_saved(is_wrapped: bool, tmp_path: Path) -> None:
     source, model = Net(), LogitsOf(Net())
     path = saved(tmp_path, LogitsOf(source) if is_wrapped else source)
-    assert load_initial_weights(model, config(), path).problems == []
+    assert load_initial_weights(model, config(), {"": path}).problems == []
     assert torch.equal(model.model.get_parameter("head.weight"), source.head.weight)
 
 
 def test_weights_without_a_partner_are_listed_if_they_are_allowed(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file({**Net().trunk.state_dict(prefix="trunk."), "pooler.bias": torch.zeros(2)}, path)
-    loading = load_initial_weights(Net(), config(strict=False), path)
+    loading = load_initial_weights(Net(), config(strict=False), {"": path})
     assert (loading.random, loading.unused) == (["head.weight", "head.bias"], ["pooler.bias"])
     assert loading.warning == (
         "init_from.strict=false: 2 weights of the model stay random: head.weight, head.bias; "
         "1 weights of the files are unused: pooler.bias"
     )
-    (problem,) = load_initial_weights(Net(), config("trunk", "head", "pooler"), path).problems
+    (problem,) = load_initial_weights(Net(), config("trunk", "head", "pooler"), {"": path}).problems
     assert problem.startswith(
         "init_from.weights: none of the 8 weights in the file would be loaded into the model's 9;"
     )
@@ -144,7 +149,7 @@ def test_weights_without_a_partner_are_listed_if_they_are_allowed(tmp_path: Path
 
 def test_frozen_weights_and_batch_statistics_do_not_change() -> None:
     model = Net().train()
-    assert load_initial_weights(model, config(weights=None, freeze=("trunk",)), None).problems == []
+    assert load_initial_weights(model, config(weights=None, freeze=("trunk",)), {}).problems == []
     assert [name for name, p in model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
     before = {name: tensor.clone() for name, tensor in model.trunk.state_dict().items()}
     inputs = torch.randn(5, 4) * 3 + 1
@@ -155,9 +160,9 @@ def test_frozen_weights_and_batch_statistics_do_not_change() -> None:
 
 
 def test_frozen_parts_must_exist_and_leave_something_to_train() -> None:
-    (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trnk",)), None).problems
+    (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trnk",)), {}).problems
     assert problem == "freeze=['trnk']: no weight of Net begins with 'trnk'; did you mean 'trunk' or 'trunk.1'?"
-    (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trunk", "head")), None).problems
+    (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trunk", "head")), {}).problems
     assert problem == "freeze=['trunk', 'head'] leaves nothing to train in Net; remove its last entry"
     assert has_prefix("head.3.bias", ["head"])
     assert not has_prefix("head_2.bias", ["head"])
@@ -218,9 +223,46 @@ def test_a_mismatch_is_reported_before_anything_is_frozen(tmp_path: Path) -> Non
     save_file(assemble(compose(MLP).config).setup.model.state_dict(), path)
     wrong = compose([*MLP, "model.hidden_sizes=[6,4]", f"init_from.weights={path}", "freeze=[stack.2]"]).config
     with pytest.raises(PlanError, match="has 4 problems") as caught:
-        check_fit(wrong, make_plan(wrong), initial=path)
+        check_fit(wrong, make_plan(wrong), initial={"": path})
     assert "stack.4.weight is [5, 6] in the file and [4, 6] in the model; add 'stack.4' to" in caught.value.problems[1]
     missing = compose([*MLP, f"init_from.weights={tmp_path}/no.safetensors", f"runs_dir={tmp_path}/runs"])
     with pytest.raises(InputError, match="there is no such file"):
         freeze(missing)
     assert not list((tmp_path / "runs" / "single").glob("*/"))
+
+
+def test_each_part_of_a_model_has_its_own_weights(tmp_path: Path) -> None:
+    first, second, both = Net(), Net(), nn.ModuleDict({"first": Net(), "second": Net()})
+    files = {"first": saved(tmp_path / "a", first), "second": saved(tmp_path / "b", second)}
+    named = {part: str(file) for part, file in files.items()}
+    assert load_initial_weights(both, config(weights=named), files).problems == []
+    for part, net in (("first", first), ("second", second)):
+        assert all(torch.equal(both[part].state_dict()[name], tensor) for name, tensor in net.state_dict().items())
+    run = tmp_path / "run"
+    run.mkdir()
+    provenance = {"initial": copy_weights(named, lambda name: tmp_path, run)}
+    check_copy(run, provenance)
+    assert list_sources(provenance) == [*named.values()]
+    again = nn.ModuleDict({"first": Net(), "second": Net()})
+    assert load_initial_weights(again, config(weights=named), {"": run / FILE}).problems == []
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in both.state_dict().items())
+    with pytest.raises(InputError, match=r"init_from\.weights\.second=.*no\.safetensors: there is no such file"):
+        copy_weights({**named, "second": f"{tmp_path}/no.safetensors"}, lambda name: tmp_path, tmp_path / "b")
+    del files["second"]
+    problems = load_initial_weights(both, config(weights=named), files).problems
+    assert (
+        "the file lacks second.trunk.0.weight, which the model has; add 'second.trunk.0' to init_from.skip"
+        in problems[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("init_from.weights={reader: 5}", "init_from.weights.reader=5 is not text"),
+        ("init_from.weights=[a, b]", r"init_from.weights=\[a, b\] is not text or a map or null"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(override: str, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        compose([*MLP, override])

@@ -35,7 +35,7 @@ def no_run(name: str) -> Path:
 
 
 def test_shards_are_copied_to_one_file_that_the_run_checks(folder: Path, tmp_path: Path) -> None:
-    initial = copy_weights(str(folder), no_run, tmp_path)
+    initial = copy_weights({"": str(folder)}, no_run, tmp_path)
     copied = load_file(tmp_path / FILE)
     assert {*copied} == {*WEIGHTS}
     assert all(torch.equal(copied[name], tensor) for name, tensor in WEIGHTS.items())
@@ -64,17 +64,17 @@ def test_a_damaged_shard_is_reported(folder: Path, tmp_path: Path, content: byte
     shard = folder / "model-1-of-2.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1] if content is None else content)
     with pytest.raises(InputError, match=r"model-1-of-2.safetensors is damaged: it (has no valid|is not complete)"):
-        copy_weights(str(folder), no_run, tmp_path)
+        copy_weights({"": str(folder)}, no_run, tmp_path)
 
 
 def test_the_weights_of_a_folder_must_be_clear_and_safe(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(InputError, match=r"pytorch_model.bin can run code when it is read; save the model again as"):
-        find_in_folder(tmp_path)
+        find_in_folder(tmp_path, "init_from.weights")
     (tmp_path / "adapter.safetensors").touch()
-    assert find_in_folder(tmp_path).name == "adapter.safetensors"
+    assert find_in_folder(tmp_path, "init_from.weights").name == "adapter.safetensors"
     (tmp_path / "model.safetensors").touch()
-    assert find_in_folder(tmp_path).name == "model.safetensors"
+    assert find_in_folder(tmp_path, "init_from.weights").name == "model.safetensors"
     (tmp_path / "model.fp16.safetensors").touch()
     with pytest.raises(InputError, match=r"several weight files \(adapter.safetensors, model.fp16.safetensors, model"):
-        find_in_folder(tmp_path)
+        find_in_folder(tmp_path, "init_from.weights")

@@ -101,7 +101,7 @@ def test_saved_weights_load_with_and_without_a_head(library: Any, with_head: boo
     (source if with_head else source.bert).save_pretrained(tmp_path)
     model = HuggingFace(CLASSIFIER, find_auto_values({"folder": str(tmp_path)})["config"], num_classes=5).eval()
     config = {"init_from": {"weights": "x", "skip": [] if with_head else ["model.classifier"]}}
-    assert load_initial_weights(model, config, tmp_path / "model.safetensors").problems == []
+    assert load_initial_weights(model, config, {"": tmp_path / "model.safetensors"}).problems == []
     model.model.classifier.load_state_dict(source.classifier.state_dict())  # type: ignore[union-attr]
     tokens = torch.randint(11, (3, 4))
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
