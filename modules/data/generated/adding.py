@@ -36,7 +36,7 @@ class Adding(GeneratedProblem):
         self.num_steps = num_steps
         super().__init__(num_val, num_test)
 
-    def make(self, random: ExampleRandom, count: int) -> tuple[Tensor, Tensor]:
+    def make(self, random: ExampleRandom, count: int, split: str) -> tuple[Tensor, Tensor]:
         """Make sequences.
 
         Returns:

@@ -43,7 +43,7 @@ class Copying(GeneratedProblem):
         self.num_pause_steps, self.num_symbols, self.num_classes = num_pause_steps, num_symbols, num_classes
         super().__init__(num_val, num_test)
 
-    def make(self, random: ExampleRandom, count: int) -> tuple[Tensor, Tensor]:
+    def make(self, random: ExampleRandom, count: int, split: str) -> tuple[Tensor, Tensor]:
         """Make sequences.
 
         Returns:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
-import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from modules.data.base import Batch, StreamShard
+from modules.data.base import Batch, StreamShard, Tensors
 from modules.data.sampling.example_random import ExampleRandom, example_seeds
-from modules.data.tensors import TensorSplit, check_at_least, check_split
+from modules.data.tensors import check_at_least, check_split
 
 
 class GeneratedProblem:
@@ -27,29 +28,47 @@ class GeneratedProblem:
         check_at_least(type(self).__name__, 1, num_val=num_val, num_test=num_test)
         self.sizes = {"val": num_val, "test": num_test}
 
-    def make(self, random: ExampleRandom, count: int) -> tuple[Tensor, Tensor]:
+    def make(self, random: ExampleRandom, count: int, split: str) -> Batch:
         """Make examples.
 
         Args:
             random: the only source of randomness; what an example is depends on its own numbers only.
             count: how many.
+            split: "train", "val" or "test".
 
         Returns:
-            The inputs and the targets; the first dimension of both is the examples.
+            The inputs and the targets; the first dimension of every tensor is the examples.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no make(random, count)")
+        raise NotImplementedError(f"{type(self).__name__} has no make(random, count, split)")
 
-    def load(self, split: str) -> TensorSplit | _Examples:
+    def load(self, split: str) -> Any:
         check_split(type(self).__name__, split)
         if split == "train":
             return _Examples(self)
         # Not the seed of the run: all runs are compared on the same examples.
         seeds = example_seeds(zlib.crc32(split.encode()), 0, self.sizes[split])
-        return TensorSplit(*self.make(ExampleRandom(seeds), len(seeds)))
+        return FixedExamples(*self.make(ExampleRandom(seeds), len(seeds), split))
 
     def example(self, batch_size: int) -> Batch:
-        inputs, targets = self.make(ExampleRandom(example_seeds(0, 0, 1)), 1)
-        return tuple(torch.zeros(batch_size, *each.shape[1:], dtype=each.dtype) for each in (inputs, targets))  # type: ignore[return-value]  # of two
+        batch = self.make(ExampleRandom(example_seeds(0, 0, 1)), 1, "train")
+        zeros: Batch = tree_map_only(Tensor, lambda each: each.new_zeros(batch_size, *each.shape[1:]), batch)
+        return zeros
+
+
+class FixedExamples:
+    """The examples of a split, in memory."""
+
+    in_memory = True
+
+    def __init__(self, inputs: Tensors, targets: Tensors) -> None:
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.inputs if isinstance(self.inputs, Tensor) else self.inputs[0])
+
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
+        chosen: Batch = tree_map_only(Tensor, lambda each: each.index_select(0, indices), (self.inputs, self.targets))
+        return chosen
 
 
 class _Examples:
@@ -62,4 +81,4 @@ class _Examples:
 
     def batch(self, step: int, shard: StreamShard, seed: int) -> Batch:
         seeds = example_seeds(seed, shard.first_example(step), shard.size)
-        return self.problem.make(ExampleRandom(seeds), shard.size)
+        return self.problem.make(ExampleRandom(seeds), shard.size, "train")

@@ -67,6 +67,7 @@ TINY: dict[str, list[str]] = {
         "data=copying", "data.num_pause_steps=1", "data.num_symbols=2", "data.num_classes=3", "data.num_features=5",
         "model.num_outputs=3", "model.num_output_steps=2", "model.hidden_size=4",
     ],
+    "pointer_network": ["data=convex_hulls", "data.num_points=5", "model.hidden_size=6"],
     "skip_gram": [
         "data=text8", "objective=negative_sampling", "data.vocab_size=12", "data.context_tokens=9", "data.window=2",
         "data.num_negatives=3", "model.embedding_size=6",
