@@ -31,6 +31,8 @@ from modules.data.own.table_files import flatten_row, hash_table, read_rows
 from modules.data.tensors import TensorSplit, check_at_least, check_split
 
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+MAX_NAMED: Final = 8
+"""Missing columns that a message names."""
 
 
 class DataTable:
@@ -185,8 +187,10 @@ class DataTable:
                     f"{text[:60]!r} is no row; write a JSON object such as {{{self._example_cell()}: ...}}"
                 )
             if missing := [name for name in self.columns if name not in row]:
+                more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
                 raise UserInputError(
-                    f"the row {text[:60]} has no column {missing[0]!r}; add it, or null if it is not known"
+                    f"the row {text[:60]} has no column {', '.join(map(repr, missing[:MAX_NAMED]))}{more}; add "
+                    f"{'it, or null if it is' if len(missing) == 1 else 'them, or null for what is'} not known"
                 )
             rows.append({name: row[name] for name in self.columns})
         try:

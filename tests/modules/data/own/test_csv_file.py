@@ -163,7 +163,11 @@ def test_rows_of_a_user_get_the_inputs_of_training(tmp_path: Path) -> None:
     assert torch.equal(inputs, split.inputs)
     for text, message in (
         ("[1]", "write a JSON object such as"),
-        ("{}", "has no column 'area'"),
+        ("{}", "has no column 'area', 'city', .*; add them, or null for what is not known"),
+        (
+            json.dumps({key: row[key] for key in row if key != "city"}),
+            "has no column 'city'; add it, or null if it is not",
+        ),
         (json.dumps({**row, "area": "wide"}), "column 'area' has the value 'wide'"),
     ):
         with pytest.raises(UserInputError, match=message):
