@@ -28,7 +28,7 @@ class PointerNetwork(nn.Module):
                 f"PointerNetwork wants num_features and hidden_size of at least 1, but got {num_features} and {hidden_size}"
             )
         self.reader = PointReader(num_features, hidden_size)
-        self.pointer = Pointer(num_features, hidden_size)
+        self.pointer = Pointer(hidden_size)
 
     def layers(self) -> list[nn.Module]:
         return [self.reader, self.pointer]
@@ -47,37 +47,39 @@ class PointerNetwork(nn.Module):
 
 
 class PointReader(nn.Module):
-    """Reads the points in their order."""
+    """Embeds the points, and reads them in their order."""
 
     def __init__(self, num_features: int, hidden_size: int) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(num_features, hidden_size, batch_first=True)
+        self.embedding = nn.Linear(num_features, hidden_size)
+        self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Map points and places to points, places, outputs, float [batch, points, hidden_size], and the last state."""
+        """Map points and places to places, embedded points, outputs, float [batch, points, hidden_size], and the last state."""
         points, places = inputs
-        outputs, (m, c) = self.lstm(points)
-        return points, places, outputs, m[0], c[0]
+        vectors = self.embedding(points)
+        outputs, (m, c) = self.lstm(vectors)
+        return places, vectors, outputs, m[0], c[0]
 
 
 class Pointer(nn.Module):
     """Reads the point of the last place, and attends to the points."""
 
-    def __init__(self, num_features: int, hidden_size: int) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.start = nn.Parameter(torch.zeros(num_features))
+        self.start = nn.Parameter(torch.zeros(hidden_size))
         self.end = nn.Parameter(torch.randn(hidden_size) * 0.1)
-        self.lstm = nn.LSTM(num_features, hidden_size, batch_first=True)
+        self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
         self.key = nn.Linear(hidden_size, hidden_size, bias=False)
         self.query = nn.Linear(hidden_size, hidden_size)
         self.weigh = nn.Linear(hidden_size, 1, bias=False)
 
     def forward(self, states: tuple[Tensor, ...]) -> Tensor:
         """Map the outputs of `PointReader` to the logits of `PointerNetwork`."""
-        points, places, memory, m, c = states
-        batch = len(points)
-        table = torch.cat([self.start.expand(batch, 1, -1), points], dim=1)
-        chosen = table.gather(1, places[:, :, None].expand(-1, -1, points.shape[2]))
+        places, vectors, memory, m, c = states
+        batch = len(places)
+        table = torch.cat([self.start.expand(batch, 1, -1), vectors], dim=1)
+        chosen = table.gather(1, places[:, :, None].expand(-1, -1, table.shape[2]))
         outputs, _ = self.lstm(chosen, (m[None].contiguous(), c[None].contiguous()))
         keys = self.key(torch.cat([self.end.expand(batch, 1, -1), memory], dim=1))
         scores = self.weigh(torch.tanh(keys[:, None] + self.query(outputs)[:, :, None]))
