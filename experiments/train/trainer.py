@@ -89,7 +89,7 @@ class Trainer:
         # Now, as an engine may later take parts of the model away.
         model = self.components.setup.model
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.artifacts = EvaluatorArtifacts(self.components.evaluator, model, self.rank.number == 0)
+        self.artifacts = EvaluatorArtifacts(self.components, self.rank.number == 0)
 
     def run(self) -> tuple[Literal["finished", "interrupted"], str | None]:
         """Train.

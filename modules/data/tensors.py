@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from modules.data.base import Batch, Tensors
@@ -45,6 +46,19 @@ class TensorSplit:
 def scale_pixels(pixels: Tensor, seeds: Tensor | None = None) -> Tensor:
     """Convert uint8 to float in [0, 1], of the same shape; a transform that needs no seeds."""
     return pixels.float().div_(255)
+
+
+def make_places(indices: Tensor, num_examples: int) -> Tensor:
+    """Say which examples of a split a batch has, as a part of its targets: metrics over the whole split need it.
+
+    Args:
+        indices: int64 [batch], positions in the split.
+        num_examples: of the split.
+
+    Returns:
+        int64 [batch, 2]: the position, and the number of examples.
+    """
+    return torch.stack([indices, torch.full_like(indices, num_examples)], dim=1)
 
 
 def check_split(owner: str, split: str) -> None:

@@ -105,7 +105,7 @@ class MakesArtifacts(Protocol):
 
         Args:
             model: the whole trained model, in evaluation mode, on the CPU; gradients are off.
-            split: the test split.
+            split: the test split. If the data set has ``class_names``, so has the split.
         """
         ...
 
@@ -120,6 +120,8 @@ class Prediction:
     """For programs, as plain JSON values by name; the names ``input`` and ``files`` are reserved."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """By the end of the file name, such as "mask.png"; the name of the input is put in front."""
+    score: float | None = None
+    """Ranks the inputs of a command: the predictions are printed at the end, the highest score first. None: in their order."""
 
 
 @runtime_checkable

@@ -31,17 +31,23 @@ class PredictionWriter:
         self.takes, self.folder, self.about = takes, folder, about
         self.num_errors, self.num_files, self.num_left_out = 0, 0, 0
         self._names = Counter[str]()
+        self._ranked: list[tuple[str, Prediction]] = []
         if isinstance(sys.stdout, io.TextIOWrapper):  # a path may not be valid text
             sys.stdout.reconfigure(errors="surrogateescape")
 
     def show(self, inputs: Sequence[str], predictions: Sequence[Prediction]) -> None:
-        """Print predictions, and write their files.
+        """Print predictions, and write their files; those with a score wait for `close`, which ranks them.
 
         Raises:
             InputError: a file cannot be written.
         """
-        width = max((len(value) for value in inputs if len(value) <= 60), default=0)
-        for value, prediction in zip(inputs, predictions, strict=True):
+        both = list(zip(inputs, predictions, strict=True))
+        self._ranked += [each for each in both if each[1].score is not None]
+        self._print([each for each in both if each[1].score is None])
+
+    def _print(self, predictions: Sequence[tuple[str, Prediction]]) -> None:
+        width = max((len(value) for value, _ in predictions if len(value) <= 60), default=0)
+        for value, prediction in predictions:
             files = self._write(value, prediction.files)
             if self.about is not None:
                 self._print_json(
@@ -63,7 +69,8 @@ class PredictionWriter:
             self._print_json({"input": value, "error": problem, **self.about})
 
     def close(self) -> None:
-        """Print how many files were written."""
+        """Print the ranked predictions, and how many files were written."""
+        self._print(sorted(self._ranked, key=lambda each: -(each[1].score or 0.0)))
         if self.folder is None:
             if self.num_left_out:
                 print(f"{self.num_left_out} files were not written; add -o DIR to write them", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,27 +10,29 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from experiments.components.assemble import Components
 from experiments.core import atomic
 from experiments.run.folder_watch import try_again_once_back
 from experiments.run.journal import Journal
 from modules.data.base import Split
-from modules.evaluator.base import AnyEvaluator, MakesArtifacts, list_evaluators
+from modules.evaluator.base import MakesArtifacts, list_evaluators
 from modules.parallel.base import Engine
 
 
 class EvaluatorArtifacts:
     """Calls the evaluator with a copy of the model on the CPU, so it works the same with every engine."""
 
-    def __init__(self, evaluator: AnyEvaluator, model: nn.Module, is_first: bool) -> None:
+    def __init__(self, components: Components, is_first: bool) -> None:
         """
         Args:
-            evaluator: writes files only if it is a `MakesArtifacts`.
-            model: before an engine takes parts of it away. The copy holds no weights during training.
+            components: of which the evaluator writes files only if it is a `MakesArtifacts`, and the data know the names of the
+                classes. The model is whole: no engine has taken parts of it away. The copy holds no weights during training.
             is_first: whether this rank writes.
         """
-        parts = list_evaluators(evaluator).items()
+        parts = list_evaluators(components.evaluator).items()
         self.makers = {prefix: part for prefix, part in parts if isinstance(part, MakesArtifacts)}
-        self.skeleton = _make_skeleton(model) if self.makers and is_first else None
+        self.skeleton = _make_skeleton(components.setup.model) if self.makers and is_first else None
+        self.data = components.data
 
     def write(self, engine: Engine, split: Split, folder: Path, journal: Journal) -> None:
         """Write the files and log them as artifacts. All ranks call this, as each has a part of the weights.
@@ -45,6 +48,9 @@ class EvaluatorArtifacts:
         if self.skeleton is None:
             return
         model = _fill(self.skeleton, weights)
+        if (names := getattr(self.data, "class_names", None)) is not None:
+            with contextlib.suppress(AttributeError):  # a split of a user may have slots
+                split.class_names = list(names)  # type: ignore[attr-defined]
         with torch.inference_mode():
             files = {
                 f"{prefix.replace('/', '_')}{name}": content
