@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from modules.data.base import Split, Tensors
 from modules.evaluator.accuracy import Accuracy
 from modules.evaluator.outputs import compute_outputs
+from modules.evaluator.pictures.confusion import draw_confusion
+from modules.evaluator.pictures.photo_rows import Shown, draw_photo_rows
 
-_BATCH = 256
+_BATCH, _NUM_ERRORS, _IN_A_ROW, _MAX_DRAWN = 256, 18, 6, 50
 
 
 class Classification(Accuracy):
@@ -110,22 +112,46 @@ class Classification(Accuracy):
         }
 
     def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
-        """The confusion matrix of the test split: ``confusion_matrix.csv``, a row for each true class."""
+        """Return the confusion matrix of the test split and its surest errors.
+
+        ``confusion_matrix.csv`` has a row for each true class. With at most 50 classes, ``confusion.png`` is a picture of it.
+        ``errors.png`` shows the images whose wrong class has the highest probability.
+        """
         matrix: Tensor | None = None
-        for start in range(0, len(split), _BATCH):
-            rows = torch.arange(start, min(start + _BATCH, len(split)))
+        errors = list[tuple[float, Tensor, int, int]]()
+        for rows in torch.split(torch.arange(len(split)), _BATCH):
             inputs, targets = split.batch(rows, torch.zeros_like(rows))
             outputs = compute_outputs(model, inputs)
             assert isinstance(outputs, Tensor)
             assert isinstance(targets, Tensor)
             size = outputs.shape[1]
-            counts = _count(targets * size + outputs.argmax(1).cpu(), size * size).view(size, size)
+            probs, best = outputs.double().softmax(1).max(1)
+            counts = _count(targets * size + best, size * size).view(size, size)
             matrix = counts if matrix is None else matrix + counts
-        lines = [",".join(str(int(count)) for count in row) for row in ([] if matrix is None else matrix.tolist())]
-        head = "true \\ predicted," + ",".join(map(str, range(len(lines))))
-        return {
-            "confusion_matrix.csv": "\n".join([head, *(f"{n},{line}" for n, line in enumerate(lines))]).encode() + b"\n"
-        }
+            if isinstance(inputs, Tensor) and inputs.dim() == 4 and inputs.shape[1] in (1, 3):
+                wrong = (best != targets).nonzero().flatten().tolist()
+                errors += [(float(probs[row]), inputs[row], int(targets[row]), int(best[row])) for row in wrong]
+                errors = sorted(errors, key=lambda each: -each[0])[:_NUM_ERRORS]
+        if matrix is None:
+            return {}
+        known = getattr(split, "class_names", None) or ()
+        names = [str(name) for name in (known if len(known) == len(matrix) else range(len(matrix)))]
+        files = {"confusion_matrix.csv": _make_table(matrix)}
+        if len(names) <= _MAX_DRAWN:
+            files["confusion.png"] = draw_confusion(matrix, names)
+        if errors:
+            shown = [
+                Shown(image, f"{names[truth]}\nnot {names[guess]} {prob:.2f}") for prob, image, truth, guess in errors
+            ]
+            rows_shown = [("", shown[first : first + _IN_A_ROW]) for first in range(0, len(shown), _IN_A_ROW)]
+            files["errors.png"] = draw_photo_rows(rows_shown)
+        return files
+
+
+def _make_table(matrix: Tensor) -> bytes:
+    lines = [",".join(str(int(count)) for count in row) for row in matrix.tolist()]
+    head = "true \\ predicted," + ",".join(map(str, range(len(lines))))
+    return "\n".join([head, *(f"{number},{line}" for number, line in enumerate(lines))]).encode() + b"\n"
 
 
 def _count(places: Tensor, size: int, weights: Tensor | None = None) -> Tensor:

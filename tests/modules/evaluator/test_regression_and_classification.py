@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from sklearn import metrics as reference
 from torch import Tensor
 
+from modules.data.tensors import TensorSplit
 from modules.evaluator.classification import Classification
 from modules.evaluator.regression import Regression
 
@@ -71,3 +73,23 @@ def test_regression_agrees_with_scikit_learn() -> None:
     for outputs, targets in ((torch.ones(3, 2), torch.ones(3, 1)), (torch.ones(3), torch.ones(3, dtype=torch.int64))):
         with pytest.raises(ValueError, match="Regression wants"):
             evaluator.update(outputs, targets)
+
+
+class Given(torch.nn.Linear):
+    """Its logits are the means of the channels."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.mean((2, 3))
+
+
+def test_the_surest_errors_and_the_confusion_matrix_become_pictures() -> None:
+    images = torch.eye(3)[[0, 1, 1, 2]][:, :, None, None].expand(4, 3, 5, 7) * torch.rand(4, 3, 5, 7)
+    split: Any = TensorSplit(images, torch.tensor([0, 1, 2, 0]))
+    numbered = Classification().artifacts(Given(1, 3), split)
+    assert numbered["confusion_matrix.csv"] == b"true \\ predicted,0,1,2\n0,1,0,1\n1,0,1,0\n2,0,1,0\n"
+    assert set(numbered) == {"confusion_matrix.csv", "confusion.png", "errors.png"}
+    split.class_names = ["cat", "dog", "snake"]
+    named = Classification().artifacts(Given(1, 3), split)
+    assert all(named[name] != numbered[name] for name in ("confusion.png", "errors.png")), "they have the names"
+    right = Classification().artifacts(Given(1, 3), TensorSplit(images, torch.tensor([0, 1, 1, 2])))
+    assert "errors.png" not in right
