@@ -125,6 +125,19 @@ class Seq2SeqDecoder(Protocol):
 
 
 @runtime_checkable
+class AttendsToPlaces(Protocol):
+    """A `Seq2SeqDecoder` that attends to a part of a photo for each token."""
+
+    def attention(self, state: State) -> Tensor:
+        """Return the attention of the next token, float [texts, height, width]; it sums to 1.
+
+        Args:
+            state: as for `Seq2SeqDecoder.step`.
+        """
+        ...
+
+
+@runtime_checkable
 class ScoresFrames(Protocol):
     """A model that scores the tokens of a text at every frame of its input, trained with connectionist temporal classification.
 

@@ -156,9 +156,18 @@ class AttentionDecoder(nn.Module):
         return self._read_out(torch.stack(outputs, dim=1), torch.stack(contexts, dim=1), words)
 
     def start(self, source: Tensor, memory: Tensor) -> State:
-        """Return the initial state; m depends on the last state of the backward encoder."""
-        m = torch.tanh(self.first(memory[:, 0, memory.shape[2] // 2 :]))
+        """Return the initial state; m depends on `summarise`."""
+        m = torch.tanh(self.first(self.summarise(memory)))
         return memory, self.key(memory), source != PADDING, m, torch.zeros_like(m)
+
+    def summarise(self, memory: Tensor) -> Tensor:
+        """Return what the initial state depends on: the last state of the backward encoder, float [batch, hidden_size / 2]."""
+        return memory[:, 0, memory.shape[2] // 2 :]
+
+    def weigh_places(self, state: State) -> Tensor:
+        """Return the attention of the next step, float [texts, places]; it sums to 1."""
+        _, keys, is_word, m, _ = state
+        return self._attention(keys, is_word, m)
 
     def step(self, state: State, words: Tensor) -> tuple[Tensor, State]:
         """Decode one token of every text; returns the readout, float [texts, readout_size], and the state."""
@@ -178,9 +187,11 @@ class AttentionDecoder(nn.Module):
 
     def _attend(self, memory: Tensor, keys: Tensor, is_word: Tensor, m: Tensor) -> Tensor:
         """Return the attention context, float [batch, hidden_size]: the weighted mean of the encoder outputs."""
+        return torch.bmm(self._attention(keys, is_word, m)[:, None], memory).squeeze(1)
+
+    def _attention(self, keys: Tensor, is_word: Tensor, m: Tensor) -> Tensor:
         scores = self.weigh(torch.tanh(keys + self.query(m)[:, None])).squeeze(2)
-        weights = scores.masked_fill(~is_word, -torch.inf).softmax(dim=1)
-        return torch.bmm(weights[:, None], memory).squeeze(1)
+        return cast(Tensor, scores.masked_fill(~is_word, -torch.inf).softmax(dim=1))
 
     def _read_out(self, m: Tensor, context: Tensor, words: Tensor) -> Tensor:
         return cast(Tensor, self.dropout(torch.tanh(self.readout(torch.cat([m, context, words], dim=-1)))))

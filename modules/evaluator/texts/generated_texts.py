@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from modules.data.base import Batch, Data, HasReferences, InputReader, Pair, Split
+from modules.data.base import Batch, Data, HasReferences, InputReader, Pair, Split, Tensors
 from modules.evaluator.base import Prediction
 from modules.evaluator.texts.generation import (
     SearchOptions,
@@ -99,14 +99,23 @@ class GeneratedTexts(ABC):
         return self.compute_counts(sums[1:])
 
     def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
-        """Return the first sources with their references and texts."""
+        """Return some sources with their references and texts."""
         if (count := min(self.num_examples_logged, len(split))) == 0:
             return {}
-        indices = torch.arange(count)
+        indices = self.choose_shown(count, len(split))
         inputs, targets = split.batch(indices, indices)
         texts = self._generate(model, take_source(inputs), self.data)
         pairs = [self.data.pair(number) for number in targets[1].tolist()]
-        return {f"{self.noun}s.txt": "\n".join(map(self._show, pairs, texts)).encode()}
+        shown = "\n".join(map(self._show, pairs, texts))
+        return {f"{self.noun}s.txt": shown.encode(), **self.draw(model, take_source(inputs), texts)}
+
+    def choose_shown(self, count: int, num_examples: int) -> Tensor:
+        """Return which examples of the split are shown, int64 [count]: the first, unless a subclass chooses others."""
+        return torch.arange(count)
+
+    def draw(self, model: nn.Module, source: Tensors, texts: Sequence[str]) -> dict[str, bytes]:
+        """Return pictures of the first inputs and their texts, by file name; none unless a subclass makes some."""
+        return {}
 
     def predict(self, model: nn.Module, data: InputReader, inputs: Sequence[str]) -> list[Prediction]:
         """Generate a text for each input."""

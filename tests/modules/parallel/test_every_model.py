@@ -28,6 +28,11 @@ TWO_TEXTS = [
     "data.max_target_tokens=5",
 ]  # fmt: skip
 SMALL_STEM = ["model.stem_stride=1", "model.stem_pools=0", "model.width=0.01", "model.dropout_prob=0"]
+CAPTIONS = [
+    "data=ucm_captions", "data.photo_size=16", "data.image_shape=[3,16,16]", "data.num_features=768", "data.vocab_size=9",
+    "data.max_tokens=5", "model.network.base_channels=4", "model.network.num_blocks=[1,1]", "model.last_layer=layer2",
+    "model.dropout_prob=0",
+]  # fmt: skip
 WORDS = ["data=shakespeare_char", "data.vocab_size=12", "data.context_tokens=7", "data.num_train=null"]
 
 
@@ -68,6 +73,10 @@ TINY: dict[str, list[str]] = {
         "model.num_outputs=3", "model.num_output_steps=2", "model.hidden_size=4",
     ],
     "pointer_network": ["data=convex_hulls", "data.num_points=5", "model.hidden_size=6"],
+    "captioner": [*CAPTIONS, "model.embedding_size=4", "model.hidden_size=6"],
+    "attention_captioner": [
+        *CAPTIONS, "model.embedding_size=4", "model.hidden_size=6", "model.attention_size=5", "model.readout_size=4",
+    ],
     "skip_gram": [
         "data=text8", "objective=negative_sampling", "data.vocab_size=12", "data.context_tokens=9", "data.window=2",
         "data.num_negatives=3", "model.embedding_size=6",
