@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modules.data.base import PADDING
 from modules.model.base import State
+from modules.model.layers.bidirectional_lstm import reversed_index
 from modules.model.layers.lstm_cell import LstmCell
 from modules.model.seq2seq import check_sizes
 
@@ -112,10 +113,10 @@ class BidirectionalEncoder(nn.Module):
         Padding is at the end in both directions, so it does not influence the outputs of tokens.
         """
         source, target = inputs
-        reversed_index = _reversed_index(source)
+        index = reversed_index((source != PADDING).sum(1), source.shape[1])
         onward, _ = self.onward(self.words(source))
-        back, _ = self.back(self.words(source.gather(1, reversed_index)))
-        return target, source, torch.cat([onward, back.gather(1, reversed_index[:, :, None].expand_as(back))], dim=2)
+        back, _ = self.back(self.words(source.gather(1, index)))
+        return target, source, torch.cat([onward, back.gather(1, index[:, :, None].expand_as(back))], dim=2)
 
 
 class AttentionDecoder(nn.Module):
@@ -195,10 +196,3 @@ class AttentionDecoder(nn.Module):
 
     def _read_out(self, m: Tensor, context: Tensor, words: Tensor) -> Tensor:
         return cast(Tensor, self.dropout(torch.tanh(self.readout(torch.cat([m, context, words], dim=-1)))))
-
-
-def _reversed_index(source: Tensor) -> Tensor:
-    """Return the index that reverses each text without its padding, int64 [batch, time]; it is its own inverse."""
-    length = (source != PADDING).sum(1, keepdim=True)
-    place = torch.arange(source.shape[1], device=source.device).expand_as(source)
-    return torch.where(place < length, length - 1 - place, place)

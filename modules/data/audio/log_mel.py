@@ -31,7 +31,8 @@ class LogMel:
             samples, self._fft_size, self._hop, self._window, torch.hann_window(self._window),
             center=True, pad_mode="constant", return_complex=True,
         )  # fmt: skip
-        return (self._filters @ spectrum.abs().square() + FLOOR).log()
+        power = spectrum.real.square() + spectrum.imag.square()  # half the time of abs().square() (2026-11-30)
+        return (self._filters @ power + FLOOR).log()
 
     def count_frames(self, num_samples: int) -> int:
         """Frames of a sound: one for each hop, and one for its end."""

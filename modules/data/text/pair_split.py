@@ -8,8 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import END, IGNORED, PADDING, START, Batch
-
-_WINDOW = 50  # batches that are sorted by length together
+from modules.data.sampling.by_length import order_by_length
 
 
 class PairSplit:
@@ -43,17 +42,9 @@ class PairSplit:
         return (source, shift_right(target)), (target.masked_fill(target == PADDING, IGNORED), self.numbers[indices])
 
     def order(self, batch_size: int, generator: Generator) -> Tensor:
-        """As `Ordered`: sort windows of a permutation by the length of the target, then of the source.
-
-        The examples of the last, incomplete batch are taken before sorting; otherwise they would always be the longest texts.
-        """
-        indices = torch.randperm(len(self), generator=generator)
-        whole = len(self) // batch_size * batch_size
+        """As `Ordered`: by the length of the target, then of the source; see `order_by_length`."""
         lengths = self.target_lengths * (self.sources.shape[1] + 1) + self.source_lengths
-        windows = torch.split(indices[:whole], _WINDOW * batch_size)
-        batches = torch.cat([window[lengths[window].argsort(stable=True)] for window in windows]).view(-1, batch_size)
-        shuffled = batches[torch.randperm(len(batches), generator=generator)]
-        return torch.cat([shuffled.flatten(), indices[whole:]])
+        return order_by_length(lengths, batch_size, generator)
 
 
 def pad_texts(texts: Sequence[list[int]]) -> Tensor:

@@ -30,6 +30,8 @@ class GeneratedTexts(ABC):
     """Numbers that `count_batch` returns."""
     noun: str
     """What a generated text is, such as "translation": its name in artifacts and predictions, with an "s" for the file."""
+    example_data = "multi30k"
+    """A data set with such texts, for messages."""
 
     def __init__(self, search: SearchOptions, num_examples: int | None, num_examples_logged: int) -> None:
         """
@@ -136,7 +138,7 @@ class GeneratedTexts(ABC):
         if not isinstance(data, HasReferences):
             raise ValueError(
                 f"evaluator {type(self).__name__} wants a data set with a {self.noun} of each input, but {type(data).__name__} "
-                "has none; use data=multi30k, or another evaluator"
+                f"has none; use data={self.example_data}, or another evaluator"
             )
         return data
 

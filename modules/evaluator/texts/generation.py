@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from modules.data.base import HasReferences, Tensors
 from modules.evaluator.texts.beam_search import beam_search
-from modules.model.base import Seq2SeqDecoder
+from modules.evaluator.texts.ctc_search import ctc_search
+from modules.model.base import ScoresFrames, Seq2SeqDecoder
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How the best text of an input is found; see `beam_search`."""
+    """How the best text of an input is found; see `beam_search`, and `ctc_search`, which uses only the size of the beam."""
 
     beam_size: int
     """Hypotheses of the beam; 1 is greedy search."""
@@ -56,12 +57,15 @@ def generate(
     Raises:
         ValueError: the model cannot generate text.
     """
-    if not isinstance(model, Seq2SeqDecoder):
+    if isinstance(model, ScoresFrames):
+        tokens = ctc_search(*model.score_frames(source), search.beam_size)
+    elif isinstance(model, Seq2SeqDecoder):
+        tokens = beam_search(model, source, search.beam_size, search.length_alpha, search.max_tokens)
+    else:
         raise ValueError(
-            f"evaluator {evaluator} wants a model with encode() and step(), but {type(model).__name__} has none; "
-            "use model=seq2seq_attention"
+            f"evaluator {evaluator} wants a model with encode() and step(), or with score_frames(), but {type(model).__name__} "
+            "has none; use model=seq2seq_attention"
         )
-    tokens = beam_search(model, source, search.beam_size, search.length_alpha, search.max_tokens)
     return [data.target_text(row) for row in tokens.cpu()]
 
 

@@ -33,6 +33,7 @@ CAPTIONS = [
     "data.max_tokens=5", "model.network.base_channels=4", "model.network.num_blocks=[1,1]", "model.last_layer=layer2",
     "model.dropout_prob=0",
 ]  # fmt: skip
+SPEECH = ["data=fsdd_texts", "data.num_bands=5", "data.max_s=0.1", "data.num_words=[1,2]", "data.vocab_size=9"]
 WORDS = ["data=shakespeare_char", "data.vocab_size=12", "data.context_tokens=7", "data.num_train=null"]
 
 
@@ -67,6 +68,17 @@ TINY: dict[str, list[str]] = {
     "variational_autoencoder": ["task=variational", "model.hidden_sizes=[8]", "model.code_size=3"],
     "document_scorer": [
         "data=lambdarank", "data.num_features=5", "data.max_documents=4", "objective=ranking", "model.hidden_sizes=[6]",
+    ],
+    "gaussian_mixtures": [
+        "data=fsdd", "objective=likelihood", "data.num_bands=5", "data.clip_s=0.05", "data.image_shape=[1,5,6]",
+        "data.num_features=30", "model.num_gaussians=2", "model.num_cepstra=2",
+    ],
+    "frame_lstm": [
+        *SPEECH, "objective=ctc", "model.hidden_size=4", "model.num_joined=2", "model.dropout_prob=0",
+    ],
+    "listen_attend_spell": [
+        *SPEECH, "objective=token_cross_entropy", "model.encoder_size=4", "model.num_layers=2", "model.embedding_size=3",
+        "model.attention_size=5", "model.readout_size=6", "model.dropout_prob=0",
     ],
     "recurrent": [
         "data=copying", "data.num_pause_steps=1", "data.num_symbols=2", "data.num_classes=3", "data.num_features=5",
@@ -171,4 +183,6 @@ def test_replicas_and_stages_give_the_losses_of_one_process(option: str) -> None
 
 
 def test_all_models_with_several_layers_train_in_stages() -> None:
-    assert set(TINY) - set(train_all("pipeline")) == {"softmax", "skip_gram", "autoencoder", "variational_autoencoder"}
+    assert set(TINY) - set(train_all("pipeline")) == {
+        "softmax", "skip_gram", "autoencoder", "variational_autoencoder", "gaussian_mixtures",
+    }  # fmt: skip

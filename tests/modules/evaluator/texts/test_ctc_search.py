@@ -21,7 +21,7 @@ def find_best_text(log_probs: Tensor) -> list[int]:
         is_new = [place == 0 or path[place - 1] != token for place, token in enumerate(path)]
         text = tuple([token for token, new in zip(path, is_new, strict=True) if token and new])
         sums[text] = sums.get(text, 0.0) + float(log_probs[range(len(path)), list(path)].sum().exp())
-    return list(max(sums, key=sums.__getitem__))
+    return list(max(sums, key=lambda text: sums[tuple(text)]))
 
 
 def pad(texts: list[list[int]]) -> Tensor:
