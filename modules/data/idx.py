@@ -52,9 +52,7 @@ class IdxImages:
             num_features: height * width.
             num_classes: all labels are below it.
         """
-        wanted = {name for names in _NAMES.values() for name in names}
-        if set(files) != wanted:
-            raise ValueError(f"IdxImages wants data.files with {sorted(wanted)}, but got {sorted(files)}")
+        self.names = idx_names("IdxImages", files)
         check_at_least("IdxImages", 1, num_train=num_train, num_val=num_val, num_classes=num_classes)
         self.files = DataFiles(root, folder, files)
         self.num_train, self.num_val = num_train, num_val
@@ -84,16 +82,16 @@ class IdxImages:
         return self._parts[part]
 
     def _read_part(self, part: str) -> tuple[Tensor, Tensor]:
-        images_name, labels_name = _NAMES[part]
+        images_name, labels_name = self.names[part]
         content = self.files.read(images_name)
         with self.files.decoding(images_name):
-            images = _decode(content, num_dims=3)
+            images = decode_idx(content, num_dims=3)
             _, *size = images.shape
             if (1, *size) != self.image_shape:
                 raise ValueError(f"its images are {size}, but data.image_shape is {list(self.image_shape)}")
         content = self.files.read(labels_name)
         with self.files.decoding(labels_name):
-            labels = _decode(content, num_dims=1)
+            labels = decode_idx(content, num_dims=1)
             if len(labels) != len(images):
                 raise ValueError(f"it has {len(labels)} labels for {len(images)} images")
             if int(labels.max(initial=0)) >= self.num_classes:
@@ -101,7 +99,19 @@ class IdxImages:
         return torch.from_numpy(images).reshape(-1, *self.image_shape), torch.from_numpy(labels).long()
 
 
-def _decode(content: bytes, num_dims: int) -> np.ndarray:
+def idx_names(owner: str, files: Mapping[str, str | None]) -> Mapping[str, tuple[str, str]]:
+    """Return the names of the files of images and labels, of "train" and "test".
+
+    Raises:
+        ValueError: ``files`` has other names.
+    """
+    wanted = {name for names in _NAMES.values() for name in names}
+    if set(files) != wanted:
+        raise ValueError(f"{owner} wants data.files with {sorted(wanted)}, but got {sorted(files)}")
+    return _NAMES
+
+
+def decode_idx(content: bytes, num_dims: int) -> np.ndarray:
     """Decode an idx file: a big-endian magic number, one size per dimension, then uint8.
 
     Raises:

@@ -32,6 +32,7 @@ class DeepLstm(nn.Module):
         init_scale: float,
         forget_bias: float = 0.0,
         cell: Cell = "torch",
+        embedding_std: float | None = None,
     ) -> None:
         """
         Args:
@@ -42,6 +43,7 @@ class DeepLstm(nn.Module):
             init_scale: initial parameters are uniform in ``[-init_scale, init_scale]``.
             forget_bias: added to the initial bias of the forget gate; 0 in the tutorial.
             cell: "torch": one fused operation for all time steps; "written_out": the cell of modules/model/layers/lstm_cell.py.
+            embedding_std: standard deviation of the initial embeddings; None: uniform like all parameters.
 
         Raises:
             ValueError: a size is not positive, or a probability is not in [0, 1).
@@ -66,6 +68,8 @@ class DeepLstm(nn.Module):
         self.vocab_size = vocab_size
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -init_scale, init_scale)
+        if embedding_std is not None:
+            nn.init.normal_(cast(nn.Embedding, self.words[0]).weight, std=embedding_std)
         for layer in self.recurrent:
             cast(LstmLayer, layer).add_forget_bias()
 

@@ -45,9 +45,15 @@ class GeneratedProblem:
         check_split(type(self).__name__, split)
         if split == "train":
             return _Examples(self)
-        # Not the seed of the run: all runs are compared on the same examples.
-        seeds = example_seeds(zlib.crc32(split.encode()), 0, self.sizes[split])
+        seeds = self.seeds(split)
         return FixedExamples(*self.make(ExampleRandom(seeds), len(seeds), split))
+
+    def seeds(self, split: str) -> Tensor:
+        """Return the seeds of the validation or test examples, int64 [examples].
+
+        They do not depend on the seed of the run, so that all runs are compared on the same examples.
+        """
+        return example_seeds(zlib.crc32(split.encode()), 0, self.sizes[split])
 
     def example(self, batch_size: int) -> Batch:
         batch = self.make(ExampleRandom(example_seeds(0, 0, 1)), 1, "train")

@@ -23,14 +23,15 @@ _TOKENS = np.full(128, UNKNOWN, np.int64)
 _TOKENS[[ord(each) for each in CHARACTERS]] = np.arange(_FIRST, _FIRST + len(CHARACTERS))
 _TOKENS[[ord(_FILL), ord(_START), ord(_END)]] = PADDING, START, END
 _MAX_FACTOR = 9
-_DRAWS_PER_OPERATION = 5
+_DRAWS_PER_OPERATION = 8
 
 
 class Programs(TokenProblem):
     """Programs in Python on one line, and the value of their last expression: ``a=12+7;a-30 if 5>8 else a`` has the value 19.
 
     A model reads the program character by character and continues with the value, whose digits are reversed. Programs have
-    numbers of up to ``num_digits`` digits and ``num_operations`` operations; half of the training programs are smaller.
+    numbers of up to ``num_digits`` digits and ``num_operations`` operations. Half of the training programs are smaller: each of
+    their numbers, and the program, has a random size.
     Source: Zaremba and Sutskever 2014, arXiv:1410.4615, section 3, without its loops and ``print``; sizes: a mixture as in
     its section 4, "combined".
     """
@@ -111,33 +112,35 @@ class Programs(TokenProblem):
 
     def _write(self, draws: Iterator[int], split: str) -> tuple[str, int]:
         """Return a program and its value."""
-        num_digits, num_operations = self.num_digits, self.num_operations
-        is_small, digits_draw, operations_draw = next(draws) % 2, next(draws), next(draws)
-        if split == "train" and is_small:
-            num_digits, num_operations = 1 + digits_draw % num_digits, 1 + operations_draw % num_operations
-        limit = 10**num_digits
-        value, statements = next(draws) % limit, list[str]()
+        is_small, num_operations = split == "train" and next(draws) % 2 == 0, self.num_operations
+
+        def number() -> int:
+            num_digits, drawn = next(draws), next(draws)
+            return drawn % 10 ** (1 + num_digits % self.num_digits if is_small else self.num_digits)
+
+        if is_small:
+            num_operations = 1 + next(draws) % num_operations
+        value, statements = number(), list[str]()
         expression, is_atom = str(value), True
         for _ in range(num_operations):
             operation = self.operations[next(draws) % len(self.operations)]
-            first, second, third, side = (next(draws) for _ in range(4))
-            number, operand = first % limit, expression if is_atom else f"({expression})"
+            side, other, operand = next(draws), number(), expression if is_atom else f"({expression})"
             is_atom = operation == "assign"
             match operation:
                 case "add":
-                    value += number
-                    expression = f"{operand}+{number}" if side % 2 else f"{number}+{operand}"
+                    value += other
+                    expression = f"{operand}+{other}" if side % 2 else f"{other}+{operand}"
                 case "subtract":
-                    value = value - number if side % 2 else number - value
-                    expression = f"{operand}-{number}" if side % 2 else f"{number}-{operand}"
+                    value = value - other if side % 2 else other - value
+                    expression = f"{operand}-{other}" if side % 2 else f"{other}-{operand}"
                 case "multiply":
-                    factor = 1 + first % _MAX_FACTOR
+                    factor = 1 + side % _MAX_FACTOR
                     value *= factor
                     expression = f"{operand}*{factor}"
                 case "if":
-                    left, right = second % limit, third % limit
-                    expression = f"{operand} if {left}>{right} else {number}"
-                    value = value if left > right else number
+                    left, right = number(), number()
+                    expression = f"{operand} if {left}>{right} else {other}"
+                    value = value if left > right else other
                 case "assign":
                     name = chr(ord("a") + len(statements))
                     statements.append(f"{name}={expression};")

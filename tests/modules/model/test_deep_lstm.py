@@ -149,3 +149,10 @@ def test_the_preset_has_the_parameters_of_its_header() -> None:
 def test_deep_lstm_refuses_wrong_arguments(others: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         _lstm(**others)
+
+
+def test_embeddings_may_have_a_deviation_of_their_own() -> None:
+    torch.manual_seed(0)
+    model = DeepLstm(200, 30, 1, 0.0, 0.1, embedding_std=2.0)
+    assert model.words[0].weight.std().item() == pytest.approx(2.0, rel=0.05)
+    assert model.head.weight.abs().max() <= 0.1

@@ -89,6 +89,14 @@ TINY: dict[str, list[str]] = {
     "attention_captioner": [
         *CAPTIONS, "model.embedding_size=4", "model.hidden_size=6", "model.attention_size=5", "model.readout_size=4",
     ],
+    "frame_predictor": [
+        "data=moving_digits", "data.image_size=3", "data.frame_size=8", "data.num_seen_frames=2", "data.num_predicted_frames=3",
+        "objective=binary_cross_entropy", "model.frame_channels=2", "model.state_channels=3",
+    ],
+    "clip_describer": [
+        "data=described_digits", "data.image_size=3", "data.frame_size=8", "data.num_seen_frames=2", "model.frame_channels=2",
+        "model.hidden_size=6",
+    ],
     "skip_gram": [
         "data=text8", "objective=negative_sampling", "data.vocab_size=12", "data.context_tokens=9", "data.window=2",
         "data.num_negatives=3", "model.embedding_size=6",
