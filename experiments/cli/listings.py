@@ -175,7 +175,7 @@ def _data_table(known: Mapping[str, Path]) -> Table:
     presences, problems = dict[str, str](), list[str]()
     for name, path in known.items():
         try:
-            presences[name] = _presence(path)
+            presences[name] = _presence(path, known)
         except InputError as err:
             problems += err.problems
     if problems:
@@ -193,8 +193,12 @@ def _data_table(known: Mapping[str, Path]) -> Table:
     return table
 
 
-def _presence(path: Path) -> str:
+def _presence(path: Path, known: Mapping[str, Path]) -> str:
     content = option_files.content(path)
+    parts = [part for each in content.get("defaults", []) if (part := str(each).partition("@")[0]) in known]
+    if parts:  # a set of other sets
+        missing = [f"data={part}" for part in parts if _presence(known[part], known) not in ("yes", "built in")]
+        return f"no: see {' and '.join(missing)}" if missing else "yes"
     if missing := [f"data.{key}" for key, value in content.items() if value == "???"]:
         return f"yours: set {' and '.join(missing)}"
     if "folder" not in content:

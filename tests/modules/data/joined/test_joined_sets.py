@@ -12,37 +12,40 @@ COUNTS = {"small": 2, "large": 3}
 
 
 class Numbers:
-    """Inputs that are numbers from ``first`` on; the class is their remainder."""
+    """Grey images of one number, from ``first`` on; the class is its remainder."""
 
-    def __init__(self, first: int, size: int, num_classes: int, width: int = 1) -> None:
-        self.first, self.size, self.num_classes, self.width = first, size, num_classes, width
+    def __init__(self, first: int, size: int, num_classes: int, shape: tuple[int, ...] = (1, 2, 2)) -> None:
+        self.first, self.size, self.num_classes, self.shape = first, size, num_classes, shape
 
     def load(self, split: str) -> TensorSplit:
-        inputs = torch.arange(self.first, self.first + self.size)
-        return TensorSplit(
-            inputs[:, None].float(), inputs % self.num_classes, lambda rows, seeds: rows + seeds[:, None]
-        )
+        numbers = torch.arange(self.first, self.first + self.size)
+        images = numbers[:, None, None, None].float().expand(-1, *self.shape)
+        return TensorSplit(images, numbers % self.num_classes, lambda rows, seeds: rows + seeds[:, None, None, None])
 
     def example(self, batch_size: int) -> Any:
-        return torch.zeros(batch_size, self.width), torch.zeros(batch_size, dtype=torch.int64)
+        return torch.zeros(batch_size, *self.shape), torch.zeros(batch_size, dtype=torch.int64)
 
 
 def join(**changes: Any) -> JoinedSets:
-    sets = {"small": Numbers(0, 4, 2), "large": Numbers(100, 6, 3)}
-    return JoinedSets(
-        **{"sets": sets, "class_counts": COUNTS, "num_classes": 5, "num_features": 1, "image_shape": [1]} | changes
-    )
+    sets = {"small": Numbers(0, 4, 2), "large": Numbers(100, 6, 3, (3, 4, 5))}
+    shape = {"num_features": 27, "image_shape": [3, 3, 3]}
+    return JoinedSets(**{"sets": sets, "class_counts": COUNTS, "num_classes": 5, **shape} | changes)
 
 
 def test_a_batch_has_the_examples_of_all_sets_in_order_with_their_seeds() -> None:
     split = join().load("train")
     assert len(split) == 10
-    inputs, classes = split.batch(torch.tensor([9, 0, 4, 3, 5]), torch.tensor([0, 10, 20, 30, 0]))
-    assert isinstance(inputs, torch.Tensor)
-    assert inputs[:, 0].tolist() == [105, 10, 120, 33, 101]
+    images, classes = split.batch(torch.tensor([9, 0, 4, 3, 5]), torch.tensor([0, 10, 20, 30, 0]))
+    assert isinstance(images, torch.Tensor)
+    assert images.shape == (5, 3, 3, 3)
+    assert images.amin((1, 2, 3)).tolist() == pytest.approx([105, 10, 120, 33, 101])
+    assert images.amax((1, 2, 3)).tolist() == pytest.approx([105, 10, 120, 33, 101])
+    assert isinstance(classes, torch.Tensor)
     assert classes.tolist() == [2 + 105 % 3, 0, 2 + 100 % 3, 1, 2 + 101 % 3]
-    inputs, classes = split.batch(torch.tensor([2]), torch.tensor([0]))
-    assert (inputs.tolist(), classes.tolist()) == ([[2.0]], [0])
+    images, _ = join(num_features=6, image_shape=[1, 2, 3]).load("test").batch(torch.tensor([2]), torch.tensor([0]))
+    assert isinstance(images, torch.Tensor)
+    assert images.tolist() == [[[[2.0] * 3] * 2]]
+    assert [each.shape for each in join().example(2)] == [(2, 3, 3, 3), (2,)]
 
 
 @pytest.mark.parametrize(
@@ -58,9 +61,12 @@ def test_counts_that_do_not_fit_are_refused(changes: dict[str, Any], message: st
         join(**changes)
 
 
-def test_sets_of_different_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'large': \[2\]"):
-        join(sets={"small": Numbers(0, 4, 2), "large": Numbers(100, 6, 3, width=2)}).example(3)
+@pytest.mark.parametrize(
+    ("shape", "message"), [((4,), r"data\.sets\.large is Numbers"), ((2, 3, 3), "images of 2 channels")]
+)
+def test_sets_of_other_things_than_images_are_refused(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        join(sets={"small": Numbers(0, 4, 2), "large": Numbers(100, 6, 3, shape)}).example(3)
 
 
 def test_each_group_has_a_softmax_of_its_own() -> None:
