@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from modules.data.generated.video.clips import DIRECTIONS
@@ -50,7 +51,7 @@ def find_facts(text: str, names: Sequence[str]) -> list[Fact]:
     """
     facts, words = list[Fact](), text.split()
     places = [place for place, word in enumerate(words) if word in names]
-    for place, end in zip(places, [*places[1:], len(words)], strict=True):
+    for place, end in pairwise([*places, len(words)]):
         said = words[place + 1 : end]
         directions = [word for word in said if word in DIRECTIONS]
         facts.append(Fact(words[place], " ".join(directions), "turns" in said))
