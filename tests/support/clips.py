@@ -27,7 +27,7 @@ NAMES = ["ant", "bee", "cat"]
 def make_clips(folder: Path, **changes: Any) -> Any:
     """Make a data set; with ``class_names`` one with descriptions."""
     files = write_idx_set(folder / "set", num_train=30, num_test=7, size=(6, 4), num_classes=3)
-    shared = {"root": str(folder), "folder": "set", "files": files, **SIZES}
+    shared: dict[str, Any] = {"root": str(folder), "folder": "set", "files": files, **SIZES}
     if "class_names" in changes:
         return DescribedImages(**shared | {"num_seen_frames": 6, "target_vocab_size": 40} | changes)
     return MovingImages(**shared | {"num_seen_frames": 4, "num_predicted_frames": 3} | changes)

@@ -116,7 +116,8 @@ class Programs(TokenProblem):
 
         def number() -> int:
             num_digits, drawn = next(draws), next(draws)
-            return drawn % 10 ** (1 + num_digits % self.num_digits if is_small else self.num_digits)
+            limit: int = 10 ** (1 + num_digits % self.num_digits if is_small else self.num_digits)
+            return drawn % limit
 
         if is_small:
             num_operations = 1 + next(draws) % num_operations

@@ -52,7 +52,7 @@ class GroupedAccuracy:
             ValueError: the sums contain no example.
         """
         num_groups = len(self.class_counts)
-        hits, counts = sums[:num_groups], sums[num_groups:].split(list(self.class_counts.values()))
+        hits, counts = sums[:num_groups], torch.split(sums[num_groups:], list(self.class_counts.values()))
         if sums[num_groups:].sum() == 0:
             raise ValueError(
                 "GroupedAccuracy wants at least 1 example, but got 0; evaluate on a split that is not empty"

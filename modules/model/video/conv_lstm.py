@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +29,7 @@ class ConvLstm(nn.Module):
         """Read maps, float [batch, time, in_channels, height, width], from a state of zeros; returns the last state."""
         assert self.project is not None, "it has inputs"
         batch, _, _, height, width = inputs.shape
-        projected = cast(Tensor, self.project(inputs.flatten(0, 1))).unflatten(0, inputs.shape[:2])
+        projected: Tensor = self.project(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
         m = c = inputs.new_zeros(batch, self.channels, height, width)
         for gates in projected.unbind(1):
             m, c = _update(gates + self.recur(m), c)

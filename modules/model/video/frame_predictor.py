@@ -100,4 +100,4 @@ class FrameWriter(nn.Module):
     def forward(self, state: tuple[Tensor, Tensor]) -> Tensor:
         """Map the state of the reader to logits, as `FramePredictor`."""
         outputs = self.lstm.run(state, self.num_predicted_frames)
-        return cast(Tensor, self.decoder(outputs.flatten(0, 1))).unflatten(0, outputs.shape[:2])
+        return cast(Tensor, self.decoder(outputs.flatten(0, 1)).unflatten(0, outputs.shape[:2]))

@@ -135,7 +135,7 @@ class Clips(GeneratedProblem):
         places = (rows * self.frame_size + columns).flatten(3)
         canvas = torch.zeros(count, num_images, num_frames, self.frame_size**2)
         canvas.scatter_(3, places, images.flatten(2)[:, :, None].expand_as(places))
-        return canvas.amax(1).unflatten(2, (1, self.frame_size, self.frame_size))
+        return canvas.amax(1).view(count, num_frames, 1, self.frame_size, self.frame_size)
 
     def _read_part(self, part: str) -> tuple[Tensor, Tensor]:
         images_name, labels_name = idx_names(type(self).__name__, self.files.files)[part]

@@ -71,7 +71,7 @@ class MovingImages(Clips):
         chosen = random.integers(len(images), self.num_images)
         movement = self.move(random, self.num_seen_frames + self.num_predicted_frames)
         frames = self.draw(images[chosen], movement.corners)
-        seen, following = frames.split([self.num_seen_frames, self.num_predicted_frames], dim=1)
+        seen, following = frames[:, : self.num_seen_frames], frames[:, self.num_seen_frames :]
         return seen.contiguous(), (following.contiguous(), seen[:, -1].contiguous())
 
     def example(self, batch_size: int) -> Batch:

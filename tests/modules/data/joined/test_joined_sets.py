@@ -28,8 +28,8 @@ class Numbers:
 
 def join(**changes: Any) -> JoinedSets:
     sets = {"small": Numbers(0, 4, 2), "large": Numbers(100, 6, 3, (3, 4, 5))}
-    shape = {"num_features": 27, "image_shape": [3, 3, 3]}
-    return JoinedSets(**{"sets": sets, "class_counts": COUNTS, "num_classes": 5, **shape} | changes)
+    arguments: dict[str, Any] = {"sets": sets, "class_counts": COUNTS, "num_classes": 5}
+    return JoinedSets(**arguments | {"num_features": 27, "image_shape": [3, 3, 3]} | changes)
 
 
 def test_a_batch_has_the_examples_of_all_sets_in_order_with_their_seeds() -> None:
@@ -45,7 +45,10 @@ def test_a_batch_has_the_examples_of_all_sets_in_order_with_their_seeds() -> Non
     images, _ = join(num_features=6, image_shape=[1, 2, 3]).load("test").batch(torch.tensor([2]), torch.tensor([0]))
     assert isinstance(images, torch.Tensor)
     assert images.tolist() == [[[[2.0] * 3] * 2]]
-    assert [each.shape for each in join().example(2)] == [(2, 3, 3, 3), (2,)]
+    images, classes = join().example(2)
+    assert isinstance(images, torch.Tensor)
+    assert isinstance(classes, torch.Tensor)
+    assert (images.shape, classes.shape) == ((2, 3, 3, 3), (2,))
 
 
 @pytest.mark.parametrize(
