@@ -18,9 +18,9 @@ import torch
 from experiments.api import compose, freeze, run
 from experiments.components.assemble import assemble
 from modules.data.base import IGNORED, DataError
+from modules.data.ranking.gain import compute_ndcg
 from modules.data.ranking.query_files import QueryFiles
 from modules.data.tensors import TensorSplit
-from modules.evaluator.search.gain import compute_ndcg
 
 CUTS = (1, 3, 5, 10)
 SEEDS = (0, 1, 2)

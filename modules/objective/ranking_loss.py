@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from modules.data.base import IGNORED, Tensors
-from modules.evaluator.search.gain import compute_discounts, compute_gains, compute_ideal, find_ranks
+from modules.data.ranking.gain import compute_discounts, compute_gains, compute_ideal, find_ranks
 
 
 class RankingLoss:
@@ -36,7 +36,7 @@ class RankingLoss:
 
         Args:
             outputs: scores, float [batch, documents].
-            targets: grades, int64 [batch, documents], or `IGNORED` for padding.
+            targets: grades, int64 [batch, documents], or `IGNORED` for padding; of several, the first.
 
         Returns:
             The loss, float [], and the same detached as ``loss_ranknet``, ``loss_lambdarank`` or ``loss_list_softmax``.
@@ -44,10 +44,8 @@ class RankingLoss:
         Raises:
             ValueError: the shapes differ.
         """
-        check_scores("RankingLoss", outputs, targets)
-        assert isinstance(outputs, Tensor)
-        assert isinstance(targets, Tensor)
-        scores, grades = outputs.float(), targets
+        outputs, grades = check_scores("RankingLoss", outputs, targets)
+        scores = outputs.float()
         of_queries = self._list_softmax(scores, grades) if self.loss == "list_softmax" else self._pairs(scores, grades)
         mean = of_queries.mean()
         return mean, {f"loss_{self.loss}": mean.detach()}
@@ -69,20 +67,22 @@ class RankingLoss:
         return -(shares * logs).sum(1)
 
 
-def check_scores(owner: str, outputs: Tensors, targets: Tensors) -> None:
-    """
+def check_scores(owner: str, outputs: Tensors, targets: Tensors) -> tuple[Tensor, Tensor]:
+    """Return scores and grades; of several targets, the grades are the first.
+
     Raises:
         ValueError: they are not a score and a grade for each document.
     """
+    grades = targets if isinstance(targets, Tensor) else targets[0]
     if (
         not isinstance(outputs, Tensor)
-        or not isinstance(targets, Tensor)
         or outputs.dim() != 2
-        or outputs.shape != targets.shape
-        or targets.is_floating_point()
+        or outputs.shape != grades.shape
+        or grades.is_floating_point()
     ):
-        shapes = [list(each.shape) if isinstance(each, Tensor) else "a tuple" for each in (outputs, targets)]
+        shapes = [list(each.shape) if isinstance(each, Tensor) else "a tuple" for each in (outputs, grades)]
         raise ValueError(
             f"{owner} wants scores and grades as [batch, documents], but got {shapes[0]} and {shapes[1]}; choose "
             "model=document_scorer and data of queries with documents"
         )
+    return outputs, grades

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.data.base import IGNORED, Split, Tensors
-from modules.evaluator.search.gain import compute_ndcg, compute_random_ndcg
+from modules.data.ranking.gain import compute_ndcg, compute_random_ndcg
 from modules.objective.ranking_loss import check_scores
 
 
@@ -42,12 +42,10 @@ class Ranking:
         Returns:
             float64 [1 + 2 * cuts]: the queries, nDCG at every cut, and that of a random order.
         """
-        check_scores("Ranking", outputs, targets)
-        assert isinstance(outputs, Tensor)
-        assert isinstance(targets, Tensor)
-        own = [compute_ndcg(outputs, targets, cut).double().sum() for cut in self.cuts]
-        random = [compute_random_ndcg(targets, cut).double().sum() for cut in self.cuts]
-        return torch.stack([own[0].new_tensor(float(len(targets))), *own, *random])
+        scores, grades = check_scores("Ranking", outputs, targets)
+        own = [compute_ndcg(scores, grades, cut).double().sum() for cut in self.cuts]
+        random = [compute_random_ndcg(grades, cut).double().sum() for cut in self.cuts]
+        return torch.stack([own[0].new_tensor(float(len(grades))), *own, *random])
 
     def compute(self, sums: Tensor) -> dict[str, float]:
         """Compute the means over queries.

@@ -7,8 +7,8 @@ from sklearn.metrics import ndcg_score
 from torch import Tensor, nn
 
 from modules.data.base import IGNORED
+from modules.data.ranking.gain import compute_ndcg
 from modules.data.tensors import TensorSplit
-from modules.evaluator.search.gain import compute_ndcg
 from modules.evaluator.search.ranking import Ranking
 
 GRADES = torch.tensor([[2, 0, 1, 4, 3], [0, 1, 0, IGNORED, IGNORED], [0, 0, 0, 0, IGNORED]])

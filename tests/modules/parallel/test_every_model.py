@@ -80,6 +80,10 @@ TINY: dict[str, list[str]] = {
         *SPEECH, "objective=token_cross_entropy", "model.encoder_size=4", "model.num_layers=2", "model.embedding_size=3",
         "model.attention_size=5", "model.readout_size=6", "model.dropout_prob=0",
     ],
+    "query_matcher": [
+        "data=cranfield", "data.num_candidates=4", "data.vector_size=5", "objective=ranking", "model.hidden_size=3",
+        "model.dropout_prob=0",
+    ],
     "recurrent": [
         "data=copying", "data.num_pause_steps=1", "data.num_symbols=2", "data.num_classes=3", "data.num_features=5",
         "model.num_outputs=3", "model.num_output_steps=2", "model.hidden_size=4",
@@ -192,5 +196,5 @@ def test_replicas_and_stages_give_the_losses_of_one_process(option: str) -> None
 
 def test_all_models_with_several_layers_train_in_stages() -> None:
     assert set(TINY) - set(train_all("pipeline")) == {
-        "softmax", "skip_gram", "autoencoder", "variational_autoencoder", "gaussian_mixtures",
+        "softmax", "skip_gram", "autoencoder", "variational_autoencoder", "gaussian_mixtures", "query_matcher",
     }  # fmt: skip
