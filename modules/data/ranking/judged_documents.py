@@ -46,6 +46,7 @@ class JudgedDocuments:
         min_count: int = 2,
         held_out_every: int = 5,
         background_weight: float = 0.3,
+        max_missed: int = 200,
     ) -> None:
         """
         Args:
@@ -61,8 +62,11 @@ class JudgedDocuments:
             min_count: least number of texts that have a word.
             held_out_every: at least 3.
             background_weight: of 200 words of the texts in general, where a document counts 1.
+            max_missed: most relevant documents of a query that are no candidates.
         """
-        check_at_least("data", 1, vocab_size=vocab_size, min_count=min_count, vector_size=vector_size)
+        check_at_least(
+            "data", 1, vocab_size=vocab_size, min_count=min_count, vector_size=vector_size, max_missed=max_missed
+        )
         check_at_least("data", 2, num_candidates=num_candidates)
         check_at_least("data", 3, held_out_every=held_out_every)
         if len(files) < 3:
@@ -78,7 +82,8 @@ class JudgedDocuments:
         self.names = list(files)
         self.grades = None if grades is None else {str(code): grade for code, grade in grades.items()}
         self.num_candidates, self.vector_size, self.vocab_size = num_candidates, vector_size, vocab_size
-        self.min_count, self.held_out_every, self.background_weight = min_count, held_out_every, background_weight
+        self.min_count, self.held_out_every, self.max_missed = min_count, held_out_every, max_missed
+        self.background_weight = background_weight
 
     def load(self, split: str) -> QuerySplit:
         check_split("JudgedDocuments", split)
@@ -94,6 +99,11 @@ class JudgedDocuments:
         found = [self.collection.search(text) for text, _ in queries]
         ranked = [self._rank(each, grades) for each, (_, grades) in zip(found, queries, strict=True)]
         longest = max(1, *(len(missed) for _, missed in ranked))
+        if longest > self.max_missed:
+            raise DataError(
+                f"data.max_missed={self.max_missed}: a query has {longest} relevant documents that are not among its "
+                f"{self.num_candidates} candidates; set data.max_missed={longest}"
+            )
         missed = torch.full((len(ranked), longest, 2), IGNORED)
         for row, (_, beyond) in zip(missed, ranked, strict=True):
             row[: len(beyond)] = torch.tensor(beyond, dtype=torch.int64).reshape(-1, 2)
@@ -108,7 +118,7 @@ class JudgedDocuments:
             torch.zeros(*candidates, NUM_SIGNALS),
             torch.ones(candidates, dtype=torch.bool),
         )
-        missed = torch.full((batch_size, 1), IGNORED)
+        missed = torch.full((batch_size, self.max_missed), IGNORED)
         return inputs, (torch.zeros(candidates, dtype=torch.int64), missed, missed)
 
     def read(self, inputs: Sequence[str]) -> Inputs:

@@ -81,8 +81,8 @@ TINY: dict[str, list[str]] = {
         "model.attention_size=5", "model.readout_size=6", "model.dropout_prob=0",
     ],
     "query_matcher": [
-        "data=cranfield", "data.num_candidates=4", "data.vector_size=5", "objective=ranking", "model.hidden_size=3",
-        "model.dropout_prob=0",
+        "data=cranfield", "data.num_candidates=4", "data.vector_size=5", "data.vocab_size=5", "objective=ranking",
+        "model.hidden_size=3", "model.dropout_prob=0",
     ],
     "recurrent": [
         "data=copying", "data.num_pause_steps=1", "data.num_symbols=2", "data.num_classes=3", "data.num_features=5",

@@ -94,8 +94,11 @@ def test_damaged_files_are_refused(tmp_path: Path, file: int, content: str, mess
 
 
 def test_judgements_of_trec_are_grades(tmp_path: Path) -> None:
-    data = make(tmp_path, DOCUMENTS, QUERIES, "0 0 d1 2\n2 0 d3 1\n")
+    data = make(tmp_path, DOCUMENTS, QUERIES, "0 0 d1 2\n2 0 d3 1\n0 0 d4 1\n0 0 d5 1\n", max_missed=1)
     data.grades = None
+    with pytest.raises(DataError, match=r"set data\.max_missed=2"):
+        data.load("test")
+    data.max_missed = 2
     assert data.load("test").targets[0].tolist() == [[2, 0, 0]]
 
 
