@@ -9,7 +9,7 @@ from modules.data.files import DataFiles
 
 
 def read_json_lines(
-    files: DataFiles, name: str, texts: tuple[str, ...], lists: tuple[str, ...] = ()
+    files: DataFiles, name: str, texts: tuple[str, ...], lists: tuple[str, ...] = (), optional: tuple[str, ...] = ()
 ) -> list[dict[str, Any]]:
     """Read a file with an object per line; a name in ``.gz`` is decompressed, and empty lines are left out.
 
@@ -18,6 +18,7 @@ def read_json_lines(
         name: of the file.
         texts: fields that every object has, each a text or a whole number.
         lists: fields that every object has, each a list of texts.
+        optional: further lists of texts, which are empty where they are missing.
 
     Raises:
         DataError: the file is missing or damaged, has no line, or a line lacks a field.
@@ -25,7 +26,7 @@ def read_json_lines(
     content = files.read_text(name)
     with files.decoding(name):
         rows = [
-            _parse(number, line, texts, lists)
+            _parse(number, line, texts, lists, optional)
             for number, line in enumerate(content.split("\n"), start=1)
             if line.strip()
         ]
@@ -34,7 +35,9 @@ def read_json_lines(
     return rows
 
 
-def _parse(number: int, line: str, texts: tuple[str, ...], lists: tuple[str, ...]) -> dict[str, Any]:
+def _parse(
+    number: int, line: str, texts: tuple[str, ...], lists: tuple[str, ...], optional: tuple[str, ...]
+) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as err:
@@ -45,8 +48,8 @@ def _parse(number: int, line: str, texts: tuple[str, ...], lists: tuple[str, ...
         value = row.get(field)
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValueError(f"line {number} wants {field!r} as a text, but has {value!r:.60}")
-    for field in lists:
-        value = row.get(field)
+    for field in (*lists, *optional):
+        value = row.setdefault(field, []) if field in optional else row.get(field)
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise ValueError(f"line {number} wants {field!r} as a list of texts, but has {value!r:.60}")
     return row
