@@ -102,7 +102,7 @@ class PairedTexts(ABC):
     def read(self, inputs: Sequence[str]) -> Tensors:
         """Return the sources, int64 [texts, time], and `START`, int64 [texts, 1]."""
         if not all(text.strip() for text in inputs):
-            raise UserInputError("an empty line cannot be translated; write a text with at least one word")
+            raise UserInputError("an empty line has no words; write a text with at least one word")
         reader, _ = self.readers
         texts = [reader.encode(reader.adapt(normalise(text) if self.normalise else text)) for text in inputs]
         return pad_texts(texts).long(), torch.full((len(texts), 1), START)

@@ -63,7 +63,7 @@ class Answers:
         """Read the answers of the training split, for the n-grams."""
         self.data, train = self.check_data(data), data.load("train")
         parts = []
-        for indices in torch.arange(len(train)).split(_CHUNK):
+        for indices in torch.split(torch.arange(len(train)), _CHUNK):
             _, targets = train.batch(indices, torch.zeros_like(indices))
             parts.append(targets[0])
         longest = max(part.shape[1] for part in parts)
@@ -98,7 +98,7 @@ class Answers:
     def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
         """Return ``answers.txt``: turns of the split with the answer of a person and a sampled one."""
         blocks = []
-        for number in torch.arange(min(self.num_examples_logged, len(split))).split(1):
+        for number in torch.arange(min(self.num_examples_logged, len(split)))[:, None]:
             inputs, targets = split.batch(number, number)
             pair = self.data.pair(int(targets[1]))
             answer = self._sample(model, inputs, self.data)
@@ -128,11 +128,11 @@ class Answers:
                 f"evaluator Answers wants a model with encode() and step(), but {type(model).__name__} has none; "
                 "use model=seq2seq_attention"
             )
-        generator = Generator().manual_seed(self.seed)
+        generator, device = Generator().manual_seed(self.seed), next(model.parameters()).device
         state, word = model.encode(to_device_of(take_source(inputs), model)), START
         words = list[int]()
         while len(words) < self.max_tokens and word != END:
-            scores, state = model.step(state, to_device_of(torch.tensor([word]), model))
+            scores, state = model.step(state, torch.tensor([word], device=device))
             scores = scores[0].float().cpu()
             scores[[PADDING, START, UNKNOWN]] = -torch.inf
             if self.temperature == 0:

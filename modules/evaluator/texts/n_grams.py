@@ -27,7 +27,7 @@ class NGrams:
         before, words = self._pairs(texts)
         counts = torch.bincount(words, minlength=vocab_size).double()
         self.unigrams = (counts + 1) / (counts.sum() + vocab_size)
-        self.keys, self.counts = (before * vocab_size + words).unique(return_counts=True)
+        self.keys, self.counts = torch.unique(before * vocab_size + words, return_counts=True)
         first, second = self.keys // vocab_size, self.keys % vocab_size
         self.totals = torch.zeros(vocab_size, dtype=torch.float64).index_add_(0, first, self.counts.double())
         self.num_after = torch.bincount(first, minlength=vocab_size).double()

@@ -117,7 +117,7 @@ def test_user_text_is_encoded_and_output_is_decoded(root: Path) -> None:
     assert data.target_text(words) == "un cheval"
     assert data.target_text(words[:1]) == "un"
     assert data.takes == "text"
-    with pytest.raises(UserInputError, match="an empty line cannot be translated"):
+    with pytest.raises(UserInputError, match="an empty line has no words"):
         data.read(["horse", " "])
 
 
