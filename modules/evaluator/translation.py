@@ -51,7 +51,7 @@ class Translation(GeneratedTexts):
         super().__init__(SearchOptions(beam_size, length_alpha, max_tokens), num_examples, num_examples_logged)
         if find_spec("sacrebleu") is None:
             raise ValueError(
-                "evaluator Translation needs sacrebleu, which is an extra: pip install 'lathe-dl[translate]'; or use "
+                f"evaluator {type(self).__name__} needs sacrebleu, which is an extra: pip install 'lathe-dl[translate]'; or use "
                 "evaluator=perplexity"
             )
         self.tokenize = tokenize
