@@ -13,6 +13,7 @@ from experiments.config.rules.engine import FIXED, read_declared
 from experiments.config.rules.topology import is_auto, resolve_topology
 
 SUPERVISED = "modules.task.supervised.Supervised"
+EVALUATION_ONLY = "modules.task.evaluation_only.EvaluationOnly"
 DP_SGD = "modules.task.dp_sgd.DpSgd"
 DESCRIPTIONS = {
     "inputs": "the inputs besides the outputs",
@@ -162,6 +163,14 @@ def _packages(view: ConfigView) -> str | None:
     )
 
 
+def _trains_nothing(view: ConfigView) -> str | None:
+    """Models that are only evaluated take no steps."""
+    target = view.get("task", dict).get("_target_")
+    if target != EVALUATION_ONLY or view.config.get("max_steps") == 0:
+        return None
+    return f"task={target} trains nothing; set max_steps=0, or choose another task"
+
+
 def _names(view: ConfigView) -> list[str]:
     return [
         f"{group}.{name!r}: a name consists of letters, digits and _; rename it"
@@ -171,4 +180,4 @@ def _names(view: ConfigView) -> list[str]:
     ]
 
 
-RULES = (_needs, _refusals, _samples, _packages, _names)
+RULES = (_needs, _refusals, _samples, _packages, _trains_nothing, _names)

@@ -76,17 +76,22 @@ class GeneratedTexts(ABC):
         Raises:
             ValueError: the model cannot generate text.
         """
+        source, pairs = self.select_pairs(batch)
+        counts: Sequence[float] = [0.0] * self.num_counts
+        if pairs:
+            counts = self.count_batch(self.generate(model, source, self.data), pairs)
+        return torch.tensor([len(pairs), *counts], dtype=torch.float64, device=batch[1][1].device)
+
+    def select_pairs(self, batch: Batch) -> tuple[Tensors, list[Pair]]:
+        """Return the inputs of a batch that are evaluated, without the target tokens, and their pairs."""
         inputs, targets = batch
         assert not isinstance(targets, Tensor), "data with references have two targets"
         pairs = [self.data.pair(number) for number in targets[1].tolist()]
         is_evaluated = [self._is_evaluated(pair) for pair in pairs]
         rows = torch.tensor(is_evaluated, device=targets[1].device)
-        pairs = [pair for pair, each in zip(pairs, is_evaluated, strict=True) if each]
-        counts: Sequence[float] = [0.0] * self.num_counts
-        if pairs:
-            texts = self._generate(model, select_rows(take_source(inputs), rows), self.data)
-            counts = self.count_batch(texts, pairs)
-        return torch.tensor([len(pairs), *counts], dtype=torch.float64, device=targets[1].device)
+        return select_rows(take_source(inputs), rows), [
+            pair for pair, each in zip(pairs, is_evaluated, strict=True) if each
+        ]
 
     def compute_with_model(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
         """Compute the metrics of all pairs together.
@@ -106,7 +111,7 @@ class GeneratedTexts(ABC):
             return {}
         indices = self.choose_shown(count, len(split))
         inputs, targets = split.batch(indices, indices)
-        texts = self._generate(model, take_source(inputs), self.data)
+        texts = self.generate(model, take_source(inputs), self.data)
         pairs = [self.data.pair(number) for number in targets[1].tolist()]
         shown = "\n".join(map(self._show, pairs, texts))
         return {f"{self.noun}s.txt": shown.encode(), **self.draw(model, take_source(inputs), texts)}
@@ -125,7 +130,7 @@ class GeneratedTexts(ABC):
         predictions = []
         for text in inputs:
             source = to_device_of(take_source(data.read([text])), model)
-            (generated,) = self._generate(model, source, referenced)
+            (generated,) = self.generate(model, source, referenced)
             predictions.append(Prediction(generated, {self.noun: generated}))
         return predictions
 
@@ -142,7 +147,8 @@ class GeneratedTexts(ABC):
             )
         return data
 
-    def _generate(self, model: nn.Module, source: Tensor | tuple[Tensor, ...], data: HasReferences) -> list[str]:
+    def generate(self, model: nn.Module, source: Tensors, data: HasReferences) -> list[str]:
+        """Return a text for each input; see `generation.generate`."""
         return generate(model, source, data, self.search, type(self).__name__)
 
     def _is_evaluated(self, pair: Pair) -> bool:

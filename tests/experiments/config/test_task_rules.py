@@ -229,6 +229,12 @@ def hide_opacus(find: Callable[..., Any]) -> Callable[..., Any]:
     return lambda name, *package: None if name == "opacus" else find(name, *package)
 
 
+def test_a_task_that_trains_nothing_takes_no_steps() -> None:
+    make_plan(compose(["task=evaluation_only", "max_steps=0"]).config)
+    with pytest.raises(InputError, match=r"EvaluationOnly trains nothing; set max_steps=0, or choose another task"):
+        make_plan(compose(["task=evaluation_only"]).config)
+
+
 def test_every_need_has_a_description() -> None:
     assert sorted(DESCRIPTIONS) == sorted(Need.__args__)  # type: ignore[attr-defined]
     assert read_names("needy.Missing", "needs") == read_names("needy_missing.Task", "needs") == ()
