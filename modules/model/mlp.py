@@ -1,10 +1,10 @@
-"""Multi-layer perceptron with ReLU."""
+"""Multi-layer perceptron."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -12,20 +12,28 @@ from modules.model.base import Shard
 
 
 class Mlp(nn.Module):
-    """A multi-layer perceptron for flat features, with ReLU and dropout after every hidden layer.
+    """A multi-layer perceptron for flat features, with an activation and dropout after every hidden layer.
 
     Source: Rumelhart et al. 1986, doi:10.1038/323533a0; dropout: Srivastava et al. 2014.
     """
 
     is_component = True
 
-    def __init__(self, num_features: int, num_classes: int, hidden_sizes: Sequence[int], dropout_prob: float) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        hidden_sizes: Sequence[int],
+        dropout_prob: float,
+        activation: Literal["relu", "tanh"] = "relu",
+    ) -> None:
         """
         Args:
             num_features: features per example.
             num_classes: logits per example.
             hidden_sizes: units of every hidden layer; an empty list makes a linear model.
             dropout_prob: dropout after every hidden layer.
+            activation: after every hidden layer.
         """
         super().__init__()
         sizes = [num_features, *hidden_sizes]
@@ -36,10 +44,11 @@ class Mlp(nn.Module):
             )
         if not 0 <= dropout_prob < 1:
             raise ValueError(f"Mlp wants dropout_prob in [0, 1), but got {dropout_prob}")
+        kind = {"relu": nn.ReLU, "tanh": nn.Tanh}[activation]
         hidden = [
             layer
             for below, above in pairwise(sizes)
-            for layer in (nn.Linear(below, above), nn.ReLU(), nn.Dropout(dropout_prob))
+            for layer in (nn.Linear(below, above), kind(), nn.Dropout(dropout_prob))
         ]
         self.hidden_sizes, self.num_classes = tuple(hidden_sizes), num_classes
         self.stack = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], num_classes))
