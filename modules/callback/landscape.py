@@ -22,8 +22,10 @@ _LINE = [round(0.05 * number - 0.25, 2) for number in range(36)]
 """Places on the line through the initial weights, 0, and the final ones, 1."""
 _DAMPING = (1e-4, 1e-2, 1.0)
 """Of a Newton step, relative to the Hessian: the first with which the gradient becomes smaller is taken."""
-_FARTHEST = 1.5
+_FARTHEST = 0.75
 """Largest distance of a start from the final weights, relative to their standard deviation."""
+_SMALL_GRADIENT = 0.2
+"""Length of the gradient up to which weights count as a critical point."""
 _FLAT = 1e-4
 """An eigenvalue counts as 0 if it is this small, relative to the largest."""
 
@@ -54,7 +56,7 @@ class Landscape(Callback):
             num_examples: the first of the validation split, with which the loss is computed.
             num_points: places on each of the two directions.
             extent: largest distance along a direction; 1 is the length of the weights.
-            num_critical_points: starts of the search for critical points; 0: none. The time grows with the cube of the number of
+            num_critical_points: starts of the search for critical points, of which some find none; 0: no search. The time grows with the cube of the number of
                 weights, so only for models with a few hundred.
             num_newton_steps: of each start.
         """
@@ -111,6 +113,8 @@ class Landscape(Callback):
             distance = _FARTHEST * (number + 1) / self.num_critical_points
             start = final + torch.randn(len(final), generator=generator).to(final) * final.std() * distance
             weights, norm, matrix = loss.approach_critical_point(start, self.num_newton_steps)
+            if not norm <= _SMALL_GRADIENT:
+                continue
             eigenvalues = torch.linalg.eigvalsh(matrix.double())
             share = float((eigenvalues < -_FLAT * eigenvalues.abs().max()).double().mean())
             found.append(_Point(loss.measure(weights), share, norm))
