@@ -56,8 +56,8 @@ class Landscape(Callback):
             num_examples: the first of the validation split, with which the loss is computed.
             num_points: places on each of the two directions.
             extent: largest distance along a direction; 1 is the length of the weights.
-            num_critical_points: starts of the search for critical points, of which some find none; 0: no search. The time grows with the cube of the number of
-                weights, so only for models with a few hundred.
+            num_critical_points: starts of the search for critical points, of which some find none; 0: no search. The time grows
+                with the cube of the number of weights, so only for models with a few hundred.
             num_newton_steps: of each start.
         """
         for name, value, least in (
