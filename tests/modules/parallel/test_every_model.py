@@ -105,6 +105,10 @@ TINY: dict[str, list[str]] = {
         "data=text8", "objective=negative_sampling", "data.vocab_size=12", "data.context_tokens=9", "data.window=2",
         "data.num_negatives=3", "model.embedding_size=6",
     ],
+    "crnn": [
+        "data=pictured_texts", "objective=ctc", "data.height=8", "data.font_sizes=[8]", "data.max_width=24",
+        "data.max_characters=3", "data.num_characters=8", "model.num_filters=[2,2,3,3]", "model.hidden_size=4",
+    ],
     "seq2seq": [*TWO_TEXTS, "model.embedding_size=6", "model.hidden_size=8", "model.dropout_prob=0"],
     "seq2seq_attention": [
         *TWO_TEXTS, "model.embedding_size=6", "model.hidden_size=8", "model.attention_size=5", "model.readout_size=7",
@@ -129,8 +133,9 @@ def test_tiny_has_an_entry_for_every_model_class() -> None:
 
 def fill(zeros: Tensors, limit: int, generator: torch.Generator) -> Tensors:
     """Random tensors with the shapes and dtypes of an example; integers are below ``limit``."""
-    if not isinstance(zeros, Tensor):
-        return tuple(tensor for each in zeros if isinstance(tensor := fill(each, limit, generator), Tensor))
+    if not isinstance(zeros, Tensor):  # one number for each example, as a length, stays
+        filled = (each if each.dim() == 1 else fill(each, limit, generator) for each in zeros)
+        return tuple(tensor for tensor in filled if isinstance(tensor, Tensor))
     if zeros.dtype == torch.bool:
         return torch.rand(zeros.shape, generator=generator) < 0.6
     if zeros.is_floating_point():
