@@ -29,5 +29,5 @@ def test_sizes_that_do_not_fit_are_reported() -> None:
         Crnn(20, [3, 4, 5, 6], 7, 9)
     with pytest.raises(ValueError, match=r"num_filters of 4 blocks, at least 1 each, but got \[3, 4\]"):
         Crnn(16, [3, 4], 7, 9)
-    with pytest.raises(ValueError, match=r"a block gets 16 rows and 30 columns; set model.height=\$\{data.height\}"):
+    with pytest.raises(ValueError, match=r"a block gets 8 rows and 15 columns; set model.height=\$\{data.height\}"):
         Crnn(16, [3, 4, 5, 6], 7, 9)((torch.zeros(1, 1, 16, 30), torch.tensor([30])))
