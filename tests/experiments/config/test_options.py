@@ -168,7 +168,7 @@ def test_an_option_takes_a_step_on_the_meta_device(group: str, option: str) -> N
     if counted is None:
         pytest.skip(f"files of {group}={option} are missing")
     assert counted.num_parameters > 0
-    assert counted.flops_per_step > 0
+    assert counted.flops_per_step > 0 or built(group, option).config["max_steps"] == 0
 
 
 def is_complete(option: str) -> bool:
