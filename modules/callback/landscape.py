@@ -91,7 +91,10 @@ class Landscape(Callback):
     def artifacts(self, model: nn.Module, done: int, training: Training) -> Mapping[str, bytes]:
         if done != training.num_steps:
             return {}
-        loss, generator = _Loss(model, training, done, self.num_examples), torch.Generator().manual_seed(training.seed)
+        loss, generator = (
+            _LossOfWeights(model, training, done, self.num_examples),
+            torch.Generator().manual_seed(training.seed),
+        )
         initial, final = _flatten(self.initial), _flatten(loss.own)
         first, second = (_draw_direction(loss.own, generator) for _ in range(2))
         steps = torch.linspace(-self.extent, self.extent, self.num_points).tolist()
@@ -107,7 +110,7 @@ class Landscape(Callback):
             "landscape.csv": "\n".join(["kind,x,y,loss", *rows]).encode() + b"\n",
         }
 
-    def _find_critical_points(self, loss: _Loss, final: Tensor, generator: torch.Generator) -> list[_Point]:
+    def _find_critical_points(self, loss: _LossOfWeights, final: Tensor, generator: torch.Generator) -> list[_Point]:
         found = []
         for number in range(self.num_critical_points):
             distance = _FARTHEST * (number + 1) / self.num_critical_points
@@ -131,7 +134,7 @@ class _Point:
     gradient_norm: float
 
 
-class _Loss:
+class _LossOfWeights:
     """The loss of fixed examples as a function of all trained weights in one vector."""
 
     def __init__(self, model: nn.Module, training: Training, done: int, num_examples: int) -> None:

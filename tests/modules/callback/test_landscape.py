@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from modules.callback.base import Training
-from modules.callback.landscape import Landscape, _draw_direction, _Loss
+from modules.callback.landscape import Landscape, _draw_direction, _LossOfWeights
 from modules.data.base import Tree
 from modules.data.tensors import TensorSplit
 from modules.task.base import Loss, StepContext, Task
@@ -55,7 +55,7 @@ def training() -> Training:
 def test_newton_steps_find_the_critical_point_nearby(
     start: tuple[float, float], end: tuple[float, float], num_negative: int
 ) -> None:
-    loss = _Loss(Surface(0, 0), training(), 7, 3)
+    loss = _LossOfWeights(Surface(0, 0), training(), 7, 3)
     weights, norm, matrix = loss.approach_critical_point(torch.tensor(start, dtype=torch.float32), 30)
     assert weights.tolist() == pytest.approx(end, abs=1e-3)
     assert norm < 1e-3
