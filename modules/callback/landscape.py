@@ -110,7 +110,9 @@ class Landscape(Callback):
             "landscape.csv": "\n".join(["kind,x,y,loss", *rows]).encode() + b"\n",
         }
 
-    def _find_critical_points(self, loss: _LossOfWeights, final: Tensor, generator: torch.Generator) -> list[_Point]:
+    def _find_critical_points(
+        self, loss: _LossOfWeights, final: Tensor, generator: torch.Generator
+    ) -> list[_CriticalPoint]:
         found = []
         for number in range(self.num_critical_points):
             distance = _FARTHEST * (number + 1) / self.num_critical_points
@@ -120,12 +122,12 @@ class Landscape(Callback):
                 continue
             eigenvalues = torch.linalg.eigvalsh(matrix.double())
             share = float((eigenvalues < -_FLAT * eigenvalues.abs().max()).double().mean())
-            found.append(_Point(loss.measure(weights), share, norm))
+            found.append(_CriticalPoint(loss.measure(weights), share, norm))
         return found
 
 
 @dataclass(frozen=True)
-class _Point:
+class _CriticalPoint:
     """Weights with a small gradient."""
 
     loss: float
@@ -218,7 +220,10 @@ def _draw_direction(weights: Mapping[str, Tensor], generator: torch.Generator) -
 
 
 def _draw(
-    steps: Sequence[float], surface: Sequence[Sequence[float]], line: Sequence[float], critical: Sequence[_Point]
+    steps: Sequence[float],
+    surface: Sequence[Sequence[float]],
+    line: Sequence[float],
+    critical: Sequence[_CriticalPoint],
 ) -> bytes:
     from matplotlib.figure import Figure
 
