@@ -49,7 +49,7 @@ class Captions(Translation):
 
     is_component = True
     headline = ("bleu", "max")
-    num_counts, noun = 2 * (NUM_COUNTS + 1), "caption"
+    num_counts, noun = 2 * (NUM_COUNTS + 2), "caption"
 
     def setup(self, data: Data) -> None:
         super().setup(data)

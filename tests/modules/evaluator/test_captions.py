@@ -51,10 +51,7 @@ def test_captions_have_a_constant_beside_them_and_become_pictures(data: Captione
     evaluator = Captions(**options, num_examples=None, num_examples_logged=3)
     evaluator.setup(data)
     pairs = [data.pair(0), data.pair(3)]
-    assert (
-        evaluator.count_batch(["deep water .", "a boat ."], pairs)[:2]
-        == evaluator.count_batch(["deep water .", "a boat ."], pairs)[:2]
-    )
+    assert len(evaluator.count_batch(["deep water .", "a boat ."], pairs)) == evaluator.num_counts
     assert evaluator.constant in {text for photo in data.references("train") for text in photo}
     network = ResNet([3, 8, 8], 1, num_blocks=[1, 1], base_channels=4, stem_size=3, stem_stride=1, stem_pool=False)
     model = AttentionCaptioner(network, "layer2", [3, 8, 8], 16, 4, 6, 5, 4, 0.0).eval()
