@@ -22,4 +22,5 @@ class EvaluationOnly(Task):
         return Loss(next(model.parameters()).sum() * 0)
 
     def evaluate(self, model: nn.Module, batch: Tree, context: StepContext) -> Evaluation:
-        return Evaluation({})
+        inputs, targets = batch
+        return Evaluation({}, model(inputs), targets)
