@@ -154,5 +154,5 @@ def test_deep_lstm_refuses_wrong_arguments(others: dict[str, Any], message: str)
 def test_embeddings_may_have_a_deviation_of_their_own() -> None:
     torch.manual_seed(0)
     model = DeepLstm(200, 30, 1, 0.0, 0.1, embedding_std=2.0)
-    assert model.words[0].weight.std().item() == pytest.approx(2.0, rel=0.05)
+    assert model.words.get_parameter("0.weight").std().item() == pytest.approx(2.0, rel=0.05)
     assert model.head.weight.abs().max() <= 0.1
