@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from modules.data.audio.wav import RATES, WavError, read_header, read_wav, resample
+from modules.data.audio.wav import LOUDEST, RATES, WavError, read_header, read_wav, resample
 from modules.data.base import DataError
 from modules.data.files import DataFiles
 from modules.data.own.skipping import warn
@@ -193,7 +193,7 @@ class RecordingSet:
                 raise ValueError(f"its offsets do not fit its {len(samples):,} samples")
             if (empty := np.flatnonzero(np.diff(offsets) < 1)).size:
                 raise ValueError(f"its recording {empty[0]} has no samples")
-            if any(len(column) != len(offsets) - 1 for column in columns.values()):
+            if any(members[field].shape != (len(offsets) - 1,) for field in columns):
                 raise ValueError(f"it has {len(offsets) - 1} recordings, but another number of {', '.join(columns)}")
             own = [samples[start:end] for start, end in pairwise(offsets.tolist())]
             sounds = [resample(each, rate, self.sample_rate).astype(np.float32) for each in own]
@@ -216,15 +216,14 @@ class RecordingSet:
 
 
 def _scale(pcm: np.ndarray) -> np.ndarray:
-    """Samples as float32 in [-1, 1], from whole numbers or floats."""
-    if pcm.ndim != 1:
-        raise ValueError(f"its pcm has {pcm.ndim} dimensions, but must have 1")
+    """Samples as float32 in [-1, 1], from signed whole numbers or floats."""
+    if pcm.ndim != 1 or pcm.dtype.kind not in "if":
+        raise ValueError(f"its pcm is {pcm.dtype} with {pcm.ndim} dimensions, but must be signed numbers with 1")
     check_numbers("samples", pcm)
-    return (
-        (pcm / np.float32(np.iinfo(pcm.dtype).max + 1)).astype(np.float32)
-        if pcm.dtype.kind == "i"
-        else pcm.astype(np.float32)
-    )
+    scaled = (pcm / (np.iinfo(pcm.dtype).max + 1.0) if pcm.dtype.kind == "i" else pcm).astype(np.float32)
+    if not (np.abs(scaled) <= LOUDEST).all():
+        raise ValueError(f"it has samples that are not from -{LOUDEST:g} to {LOUDEST:g}")
+    return scaled
 
 
 def _name_some(names: Sequence[str]) -> str:
