@@ -47,8 +47,11 @@ class GaussianMixtures(nn.Module):
             )
         self.register_buffer("cosines", _make_cosines(image_shape[1], num_cepstra), persistent=False)
         weights = torch.full((num_classes, num_gaussians, 1), -log(num_gaussians))
-        means = torch.randn(num_classes, num_gaussians, 2 * num_cepstra)
-        self.mixtures = nn.Parameter(torch.cat([weights, means, torch.ones_like(means)], dim=2))
+        # Later cepstra and changes vary less: about what `fsdd` has.
+        falling = (1 + torch.arange(num_cepstra)).reciprocal()
+        spread = torch.cat([4 * falling, falling])
+        means = spread * torch.randn(num_classes, num_gaussians, 2 * num_cepstra)
+        self.mixtures = nn.Parameter(torch.cat([weights, means, spread.square().expand_as(means)], dim=2))
         """float [num_classes, num_gaussians, 1 + 4 * num_cepstra]: the logarithm of the weight, the means and the variances."""
 
     def forward(self, images: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def test_steps_are_those_of_scikit_learn() -> None:
     for number in range(2):
         peer = GaussianMixture(
             3, covariance_type="diag", tol=0, reg_covar=0, max_iter=NUM_STEPS, weights_init=np.full(3, 1 / 3),
-            means_init=start[number, :, 1:5].double().numpy(), precisions_init=np.ones((3, 4)),
+            means_init=start[number, :, 1:5].double().numpy(), precisions_init=1 / start[number, :, 5:].double().numpy(),
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
