@@ -30,7 +30,7 @@ METHODS = {
 WRAPPERS = {
     "modules.data.adapters.rows.Pad", "modules.data.adapters.torch_dataset.TorchDataset",
     "modules.evaluator.torch_metrics.TorchMetrics", "modules.model.logits_of.LogitsOf",
-    "modules.objective.torch_loss.TorchLoss", "modules.data.own.pretrained_text.PretrainedText",
+    "modules.data.own.pretrained_text.PretrainedText",
 }  # fmt: skip
 """Components around classes of others, which only users' options name."""
 HARMLESS = {"importlib.util.find_spec"}
