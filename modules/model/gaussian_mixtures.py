@@ -57,15 +57,13 @@ class GaussianMixtures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map sounds, float [batch, 1, bands, frames], to log-likelihoods, float [batch, num_classes]."""
         frames = self.describe(images)
-        is_valid = images.ne(0).any(2)[:, 0].flatten()
+        is_valid = images.ne(0).any(2)[:, 0]  # all frames are computed: which are valid is not known on paper
         size = frames.shape[2]
         weights, means, variances = torch.split(self.mixtures.flatten(0, 1), [1, size, size], dim=1)
-        valid = frames.flatten(0, 1)[is_valid]
         constants = weights[:, 0] - 0.5 * (variances.log() + means.square() / variances + log(2 * pi)).sum(1)
-        scores = constants + valid @ (means / variances).t() - 0.5 * valid.square() @ variances.reciprocal().t()
-        of_frames = scores.view(len(scores), *self.mixtures.shape[:2]).logsumexp(2)
-        owners = torch.arange(len(images), device=images.device).repeat_interleave(images.shape[3])[is_valid]
-        return of_frames.new_zeros(len(images), of_frames.shape[1]).index_add(0, owners, of_frames)
+        scores = constants + frames @ (means / variances).t() - 0.5 * frames.square() @ variances.reciprocal().t()
+        of_frames = scores.view(*scores.shape[:2], *self.mixtures.shape[:2]).logsumexp(3)
+        return (of_frames * is_valid[:, :, None]).sum(1)
 
     def describe(self, images: Tensor) -> Tensor:
         """Return cepstra and their change, float [batch, frames, 2 * num_cepstra]."""
