@@ -92,8 +92,8 @@ def component_keys(group: str, options: Mapping[str, Mapping[str, Any]]) -> Iter
             continue
         meanings = argument_meanings(spec)
         for name in dict.fromkeys([*spec.arguments, *(key for node in nodes.values() for key in node)]):
-            if name.startswith("_") or (group == "optimizer" and name == "params"):  # Lathe gives it
-                continue
+            if name.startswith("_") or name == "defaults" or (group == "optimizer" and name == "params"):
+                continue  # `defaults` is the list of other options, and Lathe gives an optimizer its parameters
             argument = spec.arguments.get(name)
             kind = (check.wanted(argument.annotation, spec.module) or "") if argument is not None else ""
             values = {option: node[name] for option, node in nodes.items() if name in node}

@@ -24,6 +24,7 @@ from modules.model.base import Layered
 from modules.objective.base import Objective, apply_objective
 from modules.parallel.base import TrainingSetup
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, Weight
+from modules.parallel.cost_model.lstm_at_once import lstm_at_once
 from modules.parallel.cost_model.optimizer_state import measure_state_bytes, measure_update_bytes
 from modules.parallel.cost_model.tensor_lifetimes import TensorLifetimes
 from modules.parallel.tensor_parallel.shard_model import Shards
@@ -80,7 +81,7 @@ def count_model(setup: TrainingSetup, batch: Tree, precision: str, num_slices: i
     weights = _make_weights(setup, list(model.parameters()))
     # Fake tensors report the CPU as their device, so operations choose CPU kernels. On the meta device attention would save
     # all scores, and autocast would do nothing. The FLOP counter does not know the LSTM of MKL-DNN.
-    with FakeTensorMode(), _without_mkldnn():
+    with FakeTensorMode(), _without_mkldnn(), lstm_at_once():
         fakes = {id(new): weights[id(old)] for old, new in _replace_by_fakes(model).items()}
         if isinstance(objective, nn.Module):
             _replace_by_fakes(objective)

@@ -149,7 +149,7 @@ def test_a_broken_file_gives_no_completions_and_no_error(tmp_path: Path) -> None
 
 def test_options_and_choices_of_arguments_complete() -> None:
     assert completions("lathe options optim") == ["optimizer"]
-    assert completions("lathe options model=l") == ["model=lenet"]
+    assert completions("lathe options model=len") == ["model=lenet"]
     assert completions("lathe completion ") == ["bash", "zsh", "fish"]
     assert completions("lathe cluster ") == ["up", "down", "status"]
 

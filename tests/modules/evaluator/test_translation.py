@@ -159,7 +159,9 @@ def test_it_predicts_a_translation() -> None:
 def test_what_does_not_fit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="wants a data set with a translation of each input, but object has none"):
         _evaluator().setup(cast(Data, object()))
-    with pytest.raises(ValueError, match=r"wants a model with encode\(\) and step\(\), but Linear has none"):
+    with pytest.raises(
+        ValueError, match=r"wants a model with encode\(\) and step\(\), or with score_frames\(\), but Linear has none"
+    ):
         _evaluator().update_with_model(nn.Linear(2, 2), _batch(0, 2))
     with pytest.raises(
         ValueError, match=r"evaluator.tokenize='moses' is not a tokenizer of sacrebleu; use one of none"
