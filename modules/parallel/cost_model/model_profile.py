@@ -98,7 +98,7 @@ def count_model(setup: TrainingSetup, batch: Tree, precision: str, num_slices: i
         loss=loss,
         inputs_bytes=sum(tensor.nbytes for tensor in _tensors(inputs)),
         targets_bytes=sum(tensor.nbytes for tensor in _tensors(targets)),
-        update_bytes=measure_update_bytes(setup.optimizer)
+        update_bytes=measure_update_bytes(setup.optimizer, [each.shape for each in setup.model.parameters()])
         if any(weight.is_trained for weight in weights.values())
         else 0.0,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +39,29 @@ def _measure_distinct(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -
         return [per_element * parameter.numel() + per_parameter for parameter in parameters]
 
 
-def measure_update_bytes(make: MakeOptimizer) -> float:
-    """Measure the temporary memory of an update, per byte of the parameter."""
+def measure_update_bytes(make: MakeOptimizer, shapes: Sequence[Sequence[int]] = ()) -> float:
+    """Measure the temporary memory of an update, per byte of the parameter.
+
+    Args:
+        make: makes an optimizer for parameters.
+        shapes: of the model's parameters, for an optimizer that refuses a vector.
+    """
+    try:
+        return _measure_update(make, [SAMPLE_SIZE])
+    except ValueError:
+        if not shapes:
+            raise
+        return _measure_update(make, max(shapes, key=prod))
+
+
+def _measure_update(make: MakeOptimizer, shape: Sequence[int]) -> float:
     with torch.device("cpu"):
-        sample = nn.Parameter(torch.zeros(SAMPLE_SIZE))
+        sample = nn.Parameter(torch.zeros(*shape))
         optimizer = make([sample])
         _step(optimizer, [sample])
         with TensorLifetimes() as lifetimes:
             _update(optimizer)
-    return float(lifetimes.peak_bytes / (SAMPLE_SIZE * sample.element_size()))
+    return float(lifetimes.peak_bytes / sample.nbytes)
 
 
 def _measure_after_step(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
