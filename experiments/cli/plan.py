@@ -14,9 +14,11 @@ from experiments.config.allowlist import trusted
 from experiments.config.composition.root import FILE
 from experiments.config.options import content
 from experiments.config.rules.engine import read_engine
+from experiments.config.rules.task import EVALUATION_ONLY
 from experiments.config.rules.topology import is_auto
 from experiments.config.source_map import shown_path
 from experiments.core.console import make_console
+from experiments.core.errors import PlanError
 from experiments.core.files.paths import user_path
 from experiments.core.format import to_json
 from experiments.plan.plan import Plan, make_plan
@@ -145,6 +147,11 @@ def check(config: dict[str, Any], trust: list[str], initial_weights: dict[str, P
     check_trackers(config, trusted(trust))
     if initial_weights is None:
         named = get_initial_weights(config)
+        if not named and (config.get("task") or {}).get("_target_") == EVALUATION_ONLY:
+            raise PlanError(
+                [f"task={EVALUATION_ONLY} would evaluate random weights; set init_from.weights to trained ones"],
+                f"the plan for '{config['name']}'",
+            )
         initial_weights = find_all_weights(named, lambda run: find_trial(run, resolve_runs_dir(config)).folder)
     is_split = plan.topology.pipe > 1 or plan.topology.model > 1 or plan.num_servers > 1
     if is_split or read_engine(config).get("stage") or initial_weights or config.get("freeze"):

@@ -41,7 +41,7 @@ def attach(model: nn.Module, adapter: Adapter, config: Mapping[str, Any], loadin
     frozen = {id(parameter) for parameter in parameters.values() if not parameter.requires_grad}  # by `freeze`
     try:
         adapter.attach(model, frozenset(new))
-    except Exception as err:  # code of a user
+    except Exception as err:  # a user's adapter may raise anything
         return [f"adapter: {describe_error(err)}"]
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) not in base | frozen)

@@ -101,7 +101,7 @@ def _load(model: nn.Module, files: Mapping[str, Path], init_from: Mapping[str, A
             for part, file in files.items():
                 for shard in list_shards(file):
                     saved = stack.enter_context(safe_open(shard, "pt"))
-                    where |= {f"{part}.{name}" if part else name: (saved, name) for name in saved.keys()}  # noqa: SIM118
+                    where |= {f"{part}.{name}" if part else name: (saved, name) for name in saved.keys()}  # noqa: SIM118  # it has no iterator
             raw = {name: list(saved.get_slice(inner).get_shape()) for name, (saved, inner) in where.items()}
             mapped, problems = map_names(raw, init_from, _name_of_library(model, raw))
             shapes = {name: raw[old_name] for name, old_name in mapped.items()}

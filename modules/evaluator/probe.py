@@ -60,14 +60,7 @@ class Probe:
                 f"evaluator Probe wants a model with a method codes(inputs), such as model=autoencoder, but "
                 f"{type(model).__name__} has none; choose another evaluator"
             )
-        inputs, targets = batch
-        if (
-            not isinstance(inputs, Tensor)
-            or not isinstance(targets, Tensor)
-            or targets.dim() != 1
-            or targets.is_floating_point()
-        ):
-            raise ValueError(ONE_CLASS)
+        inputs, targets = _check_classes(batch)
         with torch.autocast(inputs.device.type, enabled=False):
             return self._count(model, inputs, targets)
 
@@ -156,7 +149,15 @@ def _take_evenly(split: Split, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _fetch(split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
-    inputs, targets = split.batch(indices, torch.zeros_like(indices))
+    return _check_classes(split.batch(indices, torch.zeros_like(indices)))
+
+
+def _check_classes(batch: Batch) -> tuple[Tensor, Tensor]:
+    """
+    Raises:
+        ValueError: the batch has not one class for each example.
+    """
+    inputs, targets = batch
     if (
         not isinstance(inputs, Tensor)
         or not isinstance(targets, Tensor)

@@ -66,7 +66,7 @@ def _check(outputs: Tensors, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 def _remove_special(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Move the tokens of each text to its beginning; returns int64 [batch, time], padded, and their numbers, int64 [batch]."""
-    is_special = sum(tokens == special for special in (START, END, PADDING, IGNORED)).bool()  # type: ignore[union-attr]
+    is_special = sum(tokens == special for special in (START, END, PADDING, IGNORED)).bool()  # type: ignore[union-attr]  # a sum of tensors is no int
     order = is_special.long().argsort(dim=1, stable=True)
     texts = tokens.masked_fill(is_special, PADDING).gather(1, order)
     return texts, (~is_special).sum(dim=1)

@@ -39,7 +39,7 @@ class ExpectationMaximization(Optimizer):
         super().__init__(params, {"lr": lr, "min_variance": min_variance})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
         """Update every mixture whose log-likelihood has a gradient.
 
         Raises:

@@ -50,7 +50,7 @@ class EvaluatorArtifacts:
         model = _fill(self.skeleton, weights)
         if (names := getattr(self.data, "class_names", None)) is not None:
             with contextlib.suppress(AttributeError):  # a split of a user may have slots
-                split.class_names = list(names)  # type: ignore[attr-defined]
+                split.class_names = list(names)  # type: ignore[attr-defined]  # a split need not have it
         with torch.inference_mode():
             files = {
                 f"{prefix.replace('/', '_')}{name}": content

@@ -39,7 +39,7 @@ class _Pointing(TokenProblem):
 
     def solve(self, points: Tensor) -> Tensor:
         """Return the places of the answers, int64 [batch, time], or `IGNORED` after the end."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no solve(points)")
 
     def read(self, inputs: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Read points, such as ``0.3,0.5 0.1,0.2``; all inputs have the same number of them."""
