@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from experiments.config.rules import adapter as adapter_rules
@@ -118,13 +118,24 @@ def _tracker_names(view: ConfigView) -> list[str]:
 
 
 def _files(view: ConfigView) -> list[str]:
-    """Missing files of the data and of the evaluation sets; the content is checked when they are read."""
+    """Missing files of the data, of sets that they consist of, and of the evaluation sets; the content is checked later."""
     problems = []
-    sets = view.get("evaluation_sets", dict) if "evaluation_sets" in view.config else {}
-    for key in ("data", *(f"evaluation_sets.{name}" for name in sets)):
+    for key in [
+        *_list_sets(view.config.get("data"), "data"),
+        *_list_sets(view.config.get("evaluation_sets"), "evaluation_sets"),
+    ]:
         with contextlib.suppress(NotApplicable):  # no files, or a value that another check reports
             problems.append(_find_missing_files(view, key))
     return [problem for problem in problems if problem is not None]
+
+
+def _list_sets(node: object, key: str) -> Iterator[str]:
+    """The keys of all data sets in a node."""
+    if isinstance(node, dict):
+        if "folder" in node:
+            yield key
+        for name, inner in node.items():
+            yield from _list_sets(inner, f"{key}.{name}")
 
 
 def _find_missing_files(view: ConfigView, key: str) -> str | None:

@@ -133,7 +133,7 @@ def take_a_step(config: dict[str, Any]) -> ResourceEstimate | None:
     try:
         plan = make_plan(config)
     except PlanError as err:
-        if "`lathe data` names their source" in str(err) and len(err.problems) == 1:
+        if all("`lathe data` names their source" in problem for problem in err.problems):
             return None
         raise
     return estimate(config, plan)
